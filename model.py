@@ -1,0 +1,314 @@
+"""The CodeGen Transformer (arXiv 2203.13474, section 2.2), written once for one device and for a TPU pod.
+
+Letters used in every shape comment and einsum:
+
+    B batch   T sequence (S for keys)   D n_embd    H heads   K head dim, D = H K
+    F = 4D    L layers                  V vocabulary rows     R rotary dims, R <= K
+
+The model takes mesh axes as arguments, `tp` (tensor parallel) and `fsdp` (sharded parameters). On a laptop they are (),
+and every collective over () is the identity. Inside `jax.shard_map` (train.py) they are names, H, F and V are then
+the local shares H/tp, F/tp, V/tp, and the same lines run on a pod.
+"""
+from dataclasses import dataclass
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.sharding import PartitionSpec as P
+
+from tpu_mesh import gather, vary
+
+
+@dataclass(frozen=True)
+class Config:
+    """Sizes of one model, named as in Hugging Face's CodeGenConfig and nanoGPT."""
+    n_layer: int = 4
+    n_head: int = 4
+    n_embd: int = 128
+    rotary_dim: int = 16      # R: how many of a head's K dims are rotated (even)
+    block_size: int = 256     # the context: the longest sequence that is trained on or sampled
+    vocab_size: int = 512     # rows of the embedding: at least the tokenizer's entries, padded to divide over tp
+    dtype: str = "float32"    # of activations and matrix products; the weights themselves stay float32
+
+    @property
+    def head_dim(self) -> int:
+        return self.n_embd // self.n_head
+
+    def __post_init__(self):
+        for name in ("n_layer", "n_head", "n_embd", "block_size", "vocab_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}: it must be at least 1")
+        if self.n_embd % self.n_head:
+            raise ValueError(f"n_embd {self.n_embd} does not divide into n_head {self.n_head} heads: change --n_head")
+        if self.rotary_dim % 2 or not 0 <= self.rotary_dim <= self.head_dim:
+            raise ValueError(f"rotary_dim {self.rotary_dim} must be even and at most n_embd / n_head = {self.head_dim}: "
+                             "change --rotary_dim")
+        if self.dtype not in ("float32", "bfloat16"):
+            raise ValueError(f"dtype {self.dtype!r} is not known: use float32 or bfloat16")
+
+
+# Table 5 of the paper's appendix, and four models small enough for a laptop. V = 51200 is GPT-2's 50257 tokens and 38
+# runs of whitespace, padded so that it divides over 8 cores. With 33 layers the "6.1B" model really has 7.06B parameters.
+paper = partial(Config, block_size=2048, vocab_size=51200)
+CONFIGS = {
+    "0.1M":  Config(n_layer=2, n_head=2, n_embd=48, rotary_dim=12),
+    "0.3M":  Config(n_layer=2, n_head=4, n_embd=96, rotary_dim=12),
+    "toy":   Config(n_layer=4, n_head=4, n_embd=128, rotary_dim=16),
+    "3M":    Config(n_layer=6, n_head=6, n_embd=192, rotary_dim=16),
+    "350M":  paper(n_layer=20, n_head=16, n_embd=1024, rotary_dim=32),   #    356,712,448
+    "1B":    paper(n_layer=16, n_head=16, n_embd=2048, rotary_dim=64),   #  1,015,306,240 (jaxformer's, not in the paper)
+    "2.7B":  paper(n_layer=32, n_head=32, n_embd=2560, rotary_dim=64),   #  2,779,356,160
+    "6.1B":  paper(n_layer=33, n_head=16, n_embd=4096, rotary_dim=64),   #  7,064,213,504
+    "16.1B": paper(n_layer=34, n_head=24, n_embd=6144, rotary_dim=64),   # 16,032,155,648
+}
+
+
+# -------------------------------------------------- parameters ----------------------------------------------------
+
+def param_table(config: Config) -> dict:
+    """name -> (shape, how it lies on the mesh, init): the only place that knows shapes, specs and init.
+
+    init > 0 is the std of a truncated normal, 0 zeros, None ones. Weights of the L layers are stacked on axis 0.
+    `tp` splits heads, feed-forward and vocabulary; `fsdp` splits what is left of each large matrix.
+
+    Two quirks of jaxformer are left out: its embedding is a linear layer with a bias (added into the weight on
+    export, so nothing is lost), and it decays every stacked vector as if it were a matrix (here: only init > 0).
+    """
+    c = config
+    L, D, H, K, F, V = c.n_layer, c.n_embd, c.n_head, c.head_dim, 4 * c.n_embd, c.vocab_size
+    into, out = D ** -0.5, 2 / L * D ** -0.5    # 1/sqrt(fan in); the two that write to the residual stream shrink with L
+    return {
+        "wte":         ((V, D),          P("tp", "fsdp"),                   V ** -0.5),
+        "ln_1.scale":  ((L, D),          P(),                               None),
+        "ln_1.bias":   ((L, D),          P(),                               0),
+        "qkv_proj":    ((L, D, 3, H, K), P(None, "fsdp", None, "tp", None), into),
+        "out_proj":    ((L, H, K, D),    P(None, "tp", None, "fsdp"),       out),
+        "fc_in":       ((L, D, F),       P(None, "fsdp", "tp"),             into),
+        "fc_in.bias":  ((L, F),          P(None, "tp"),                     0),
+        "fc_out":      ((L, F, D),       P(None, "tp", "fsdp"),             out),
+        "fc_out.bias": ((L, D),          P(),                               0),
+        "ln_f.scale":  ((D,),            P(),                               None),
+        "ln_f.bias":   ((D,),            P(),                               0),
+        "lm_head":     ((D, V),          P("fsdp", "tp"),                   into),
+        "lm_head.bias": ((V,),           P("tp"),                           0),
+    }
+
+
+LAYER = ("ln_1.scale", "ln_1.bias", "qkv_proj", "out_proj", "fc_in", "fc_in.bias", "fc_out", "fc_out.bias")
+
+
+def init_params(key, config: Config) -> dict:
+    """Fresh float32 weights, name -> array (paper-trainer init: jaxformer's modules.py). Same numbers on any mesh."""
+    table = param_table(config)
+    params = {}
+    for i, (name, (shape, _, std)) in enumerate(table.items()):
+        if std:
+            params[name] = std * jax.random.truncated_normal(jax.random.fold_in(key, i), -2, 2, shape, jnp.float32)
+        else:
+            params[name] = jnp.ones(shape) if std is None else jnp.zeros(shape)
+    return params
+
+
+def num_params(config: Config) -> int:
+    """Number of parameters, without making any."""
+    shapes = jax.eval_shape(partial(init_params, config=config), jax.random.key(0))
+    return sum(x.size for x in shapes.values())
+
+
+def flops_per_token(config: Config) -> float:
+    """Matrix-product FLOPs of one training token: 6 for each weight that multiplies it, and attention's causal half.
+
+    Each weight costs 2 forward and 4 backward; a query meets T/2 keys on average, in two products of D each.
+    """
+    c = config
+    weights = c.n_layer * 12 * c.n_embd ** 2 + c.n_embd * c.vocab_size
+    return 6 * weights + 3 * c.n_layer * 2 * c.block_size * c.n_embd
+
+
+# ------------------------------------------------- the Transformer ------------------------------------------------
+
+def layer_norm(x, scale, bias):
+    """LayerNorm over D in float32, because bf16 keeps 8 bits and a variance needs more. x: (B, T, D)."""
+    x32 = x.astype(jnp.float32)
+    mean = x32.mean(-1, keepdims=True)
+    var = jnp.square(x32 - mean).mean(-1, keepdims=True)
+    return ((x32 - mean) * lax.rsqrt(var + 1e-5) * scale + bias).astype(x.dtype)
+
+
+def rotary(x, positions, rotary_dim: int):
+    """Rotate the pairs (0,1), (2,3), ... of the first R dims by position x 10000^(-2i/R); the other dims pass through.
+
+    The score of a rotated q and k depends only on how far apart they are. x: (B, H, T, K), positions: (B or 1, T).
+    The angles are float32: in bf16 position 257 would be rounded to 256.
+    """
+    if rotary_dim == 0:
+        return x
+    speed = 10000 ** (-jnp.arange(0, rotary_dim, 2, dtype=jnp.float32) / rotary_dim)     # (R/2,)
+    angle = positions[:, None, :, None].astype(jnp.float32) * speed                       # (B, 1, T, R/2)
+    sin, cos = jnp.sin(angle), jnp.cos(angle)
+    even, odd = x[..., :rotary_dim:2], x[..., 1:rotary_dim:2]
+    turned = jnp.stack([even * cos - odd * sin, odd * cos + even * sin], -1)              # (B, H, T, R/2, 2)
+    turned = turned.reshape(*x.shape[:-1], rotary_dim).astype(x.dtype)
+    return jnp.concatenate([turned, x[..., rotary_dim:]], -1)
+
+
+QUERIES = 64    # rows of the score matrix made at a time
+
+
+def attention(q, k, v):
+    """softmax(q k^T / sqrt(K)) v, each token looking at itself and back. q, k, v: (B, H, T, K) -> (B, H, T, K).
+
+    Queries go in chunks, and a chunk meets only the keys up to its own end, so most of the masked half of the T x T
+    scores is never computed. Heads come second because a batched product wants its batch dimensions first: with
+    (B, T, H, K) XLA's CPU backend is three times slower.
+    """
+    T, K = q.shape[-2:]
+    outs = []
+    for start in range(0, T, QUERIES):
+        end = min(start + QUERIES, T)
+        scores = jnp.einsum("bhtk,bhsk->bhts", q[:, :, start:end], k[:, :, :end], preferred_element_type=jnp.float32)
+        outs.append(mix(scores * K ** -0.5, v[:, :, :end], jnp.arange(start, end)[None]))
+    return jnp.concatenate(outs, 2)
+
+
+def mix(scores, v, positions):
+    """Softmax in float32 over the keys that a query may see (s <= its position), then the average of their values.
+
+    scores: (B, H, T, S) float32, v: (B, H, S, K), positions: (B or 1, T). The mask is a finite -1e10 so that no row
+    can turn into NaN.
+    """
+    seen = jnp.arange(scores.shape[-1]) <= positions[:, None, :, None]                     # (B, 1, T, S)
+    weights = jax.nn.softmax(jnp.where(seen, scores, -1e10)).astype(v.dtype)
+    return jnp.einsum("bhts,bhsk->bhtk", weights, v)
+
+
+def block(x, w, config: Config, tp=(), fsdp=(), positions=None, cache=None):
+    """One layer:  y = x + Attention(LN(x)) + MLP(LN(x)),  attention and MLP side by side on one LayerNorm.
+
+    x: (B, T, D) activations, equal on every tp rank. w: this layer's weights. Each tp rank computes its heads and its
+    share of the feed-forward, and one all-reduce adds both up: one collective over tp forward, one backward.
+    cache: (keys, values), each (B, H, S, K), for decoding: the new tokens stand at `positions` (B, T) and see all
+    before them. Returns (y, cache).
+    """
+    dtype = x.dtype
+    w_qkv = gather(w["qkv_proj"], 0, fsdp, dtype)                        # (D, 3, H, K)
+    w_out = gather(w["out_proj"], 2, fsdp, dtype)                        # (H, K, D)
+    w_in = gather(w["fc_in"], 0, fsdp, dtype)                            # (D, F)
+    w_down = gather(w["fc_out"], 1, fsdp, dtype)                         # (F, D)
+
+    # Megatron's "f": said once, here, the backward pass adds up the tp ranks' gradients in one all-reduce.
+    h = vary(layer_norm(x, w["ln_1.scale"], w["ln_1.bias"]), tp)         # (B, T, D)
+
+    q, k, v = jnp.einsum("btd,dnhk->nbhtk", h, w_qkv)                    # (B, H, T, K) each
+    if cache is None:
+        here = jnp.arange(x.shape[1])[None]                              # (1, T)
+        q, k = rotary(q, here, config.rotary_dim), rotary(k, here, config.rotary_dim)
+        a = attention(q, k, v)
+    else:
+        q, k = rotary(q, positions, config.rotary_dim), rotary(k, positions, config.rotary_dim)
+        cache = tuple(write_cache(old, new, positions) for old, new in zip(cache, (k, v)))
+        scores = jnp.einsum("bhtk,bhsk->bhts", q, cache[0], preferred_element_type=jnp.float32)
+        a = mix(scores * config.head_dim ** -0.5, cache[1], positions)
+    a = jnp.einsum("bhtk,hkd->btd", a, w_out)                            # (B, T, D), a part of the sum over heads
+
+    m = jax.nn.gelu(h @ w_in + w["fc_in.bias"].astype(dtype))            # (B, T, F), the tanh form of GELU
+    m = m @ w_down                                                       # (B, T, D), a part of the sum over F
+
+    # Megatron's "g". The bias comes after the sum, or it would be counted tp times.
+    return x + lax.psum(a + m, tp) + w["fc_out.bias"].astype(dtype), cache
+
+
+def write_cache(old, new, positions):
+    """Put the keys or values of new tokens at their positions; a position past the end is dropped.
+
+    old: (B, H, S, K), new: (B, H, T, K), positions: (B, T). Each row has its own length, so each writes elsewhere.
+    """
+    rows = jnp.arange(old.shape[0])[:, None]                             # (B, 1)
+    return old.at[rows, :, positions].set(new.swapaxes(1, 2).astype(old.dtype), mode="drop")
+
+
+def embed(wte, ids, dtype, tp=()):
+    """Rows of the embedding. wte: (V, D), ids: (B, T) -> (B, T, D). Each tp rank holds some rows and adds zeros for
+    the others; psum puts them together."""
+    local = ids - lax.axis_index(tp) * wte.shape[0]
+    mine = (local >= 0) & (local < wte.shape[0])
+    x = jnp.where(mine[..., None], wte[jnp.where(mine, local, 0)], 0)
+    return lax.psum(x, tp).astype(dtype)
+
+
+def transformer(params, ids, config: Config, tp=(), fsdp=(), remat=False):
+    """ids: (B, T) -> logits (B, T, V) float32, of the vocabulary rows of this tp rank."""
+    dtype = jnp.dtype(config.dtype)
+    x = embed(gather(params["wte"], 1, fsdp, jnp.float32), ids, dtype, tp)
+    layer = lambda x, w: block(x, w, config, tp, fsdp)
+    if remat:   # keep only each layer's input; the backward pass gathers the weights and runs the layer again
+        layer = jax.checkpoint(layer, prevent_cse=False)
+    # One compiled layer run L times. XLA's CPU backend is 1.5 times faster on a few layers when they are unrolled.
+    unroll = config.n_layer if jax.default_backend() == "cpu" and config.n_layer <= 8 else 1
+    x, _ = lax.scan(lambda x, w: (layer(x, w)[0], None), x, {n: params[n] for n in LAYER}, unroll=unroll)
+    return head(params, x, tp, fsdp)
+
+
+def head(params, x, tp=(), fsdp=()):
+    """Final LayerNorm and the untied head with bias. x: (B, T, D) -> logits (B, T, V) float32."""
+    x = vary(layer_norm(x, params["ln_f.scale"], params["ln_f.bias"]), tp)
+    w = gather(params["lm_head"], 0, fsdp, x.dtype)
+    return jnp.einsum("btd,dv->btv", x, w, preferred_element_type=jnp.float32) + params["lm_head.bias"]
+
+
+@partial(jax.jit, static_argnames="config")
+def forward(params, ids, config: Config):
+    """ids (B, T) -> float32 logits (B, T, V), on one device."""
+    return transformer(params, ids, config)
+
+
+def cross_entropy(logits, targets, z_loss=0.0, tp=()):
+    """-log softmax(logits)[target] + z_loss * logsumexp(logits)^2, token by token. -> two (B, T): both, first alone.
+
+    logits: (B, T, V) float32 with the vocabulary split over tp, targets: (B, T). The z-loss keeps the normaliser
+    near 1 (jaxformer uses 1e-4), so that bf16 logits stay small.
+    """
+    top = lax.pmax(lax.stop_gradient(logits).max(-1), tp)                # pmax has no derivative and needs none
+    lse = jnp.log(lax.psum(jnp.exp(logits - top[..., None]).sum(-1), tp)) + top
+    local = targets - lax.axis_index(tp) * logits.shape[-1]
+    mine = (local >= 0) & (local < logits.shape[-1])
+    hit = jnp.take_along_axis(logits, jnp.where(mine, local, 0)[..., None], -1)[..., 0]
+    nll = lse - lax.psum(jnp.where(mine, hit, 0), tp)
+    return nll + z_loss * jnp.square(lse), nll
+
+
+def loss_fn(params, tokens, config: Config, n_tokens=None, z_loss=1e-4, tp=(), fsdp=(), remat=False):
+    """Next-token loss of tokens (B, T+1), summed here and divided by the global number of targets.
+
+    Returns (loss with z-loss, plain cross-entropy). There is no sum over data-parallel ranks in here: each rank holds
+    its share of the global mean, and train.py adds the shares up once.
+    """
+    inputs, targets = tokens[:, :-1], tokens[:, 1:]
+    loss, nll = cross_entropy(transformer(params, inputs, config, tp, fsdp, remat), targets, z_loss, tp)
+    n_tokens = n_tokens or targets.size
+    return loss.sum() / n_tokens, lax.stop_gradient(nll).sum() / n_tokens
+
+
+# --------------------------------------------------- the KV cache -------------------------------------------------
+
+def init_cache(config: Config, batch: int, size: int = 0):
+    """Zeros for the keys and values of `size` tokens (block_size by default): two arrays (L, B, H, S, K)."""
+    shape = (config.n_layer, batch, config.n_head, size or config.block_size, config.head_dim)
+    return jnp.zeros(shape, config.dtype), jnp.zeros(shape, config.dtype)
+
+
+def forward_cached(params, ids, cache, lengths, config: Config):
+    """Run the new tokens `ids` (B, T) of rows that already hold `lengths` (B,) tokens -> (x (B, T, D), cache).
+
+    A row whose new tokens are fewer than T is padded on the right: what the padding writes lies past the row's end,
+    where nothing looks before the next tokens overwrite it. So prompts of different length share a batch.
+    """
+    positions = lengths[:, None] + jnp.arange(ids.shape[1])              # (B, T)
+    x = embed(params["wte"], ids, jnp.dtype(config.dtype))
+
+    def layer(x, scanned):
+        w, kv = scanned
+        return block(x, w, config, positions=positions, cache=kv)
+
+    return lax.scan(layer, x, ({n: params[n] for n in LAYER}, cache))

@@ -1,0 +1,405 @@
+"""Sample programs: nucleus sampling, one prefill and one compiled decode loop, and the multi-turn session.
+
+    python sample.py --ckpt out --prompt '# Assign 3 to "x".'      one or more samples of a prompt
+    python sample.py --ckpt out                                   say what you want, turn by turn
+    printf '%s\\n' 'Assign ...' 'Print ...' | python sample.py --ckpt out    turns from a pipe: prints the program
+"""
+import argparse
+import re
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+import tpu_mesh
+from data import cli, get_tokenizer
+from model import Config, forward_cached, head, init_cache, param_table, transformer
+
+# ------------------------------------------------- where a text ends ---------------------------------------------
+# The stop rules, all of them. Each is text -> the part that counts, and what it cuts once it cuts for good: sampling
+# more text would not move the cut. So generation can stop a row as soon as its rule cuts.
+
+def truncate_turn(text: str) -> str:
+    """The paper's rule for one turn of MTPB (truncate in the released sampler): at most one top-level print and one
+    def, and nothing from the next comment, docstring, end-of-text mark or two blank lines on. Prefixes count:
+    `printer = 1` is a print here, as it is there."""
+    for word in ("print", "def"):
+        starts = [m.start() for m in re.finditer(f"^{word}", text, re.MULTILINE)]
+        if len(starts) >= 2:
+            text = text[:starts[1]]
+    stops = ("^#", re.escape("<|endoftext|>"), "^'''", '^"""', "\n\n\n")
+    return text[:min((m.start() for s in stops if (m := re.search(s, text, re.MULTILINE))), default=len(text))]
+
+
+def truncate_function(text: str) -> str:
+    """The rule for HumanEval, whose prompts end inside a function: cut at the next top-level statement, which is the
+    first line that begins with neither white space nor a closing bracket."""
+    found = re.search(r"^[^\s)\]}]", text, re.MULTILINE)
+    return text[:found.start()] if found else text
+
+
+def cut_at(stops, text: str) -> str:
+    """Cut at the first of some literal strings."""
+    return text[:min((i for s in stops if (i := text.find(s)) >= 0), default=len(text))]
+
+
+# ------------------------------------------------- nucleus sampling ----------------------------------------------
+
+def top_p_filter(logits, top_p):
+    """Keep the smallest set of tokens whose probability reaches top_p, the one that crosses it included; others -inf.
+
+    logits (B, V) float32, already divided by the temperature. A token stays if the tokens strictly likelier than it
+    have less than top_p together, so equals stay or go together. Instead of sorting V logits we search for the lowest
+    probability that stays: positive floats order like their bits, so 31 halvings find it exactly.
+    """
+    probs = jax.nn.softmax(logits)                                                  # (B, V)
+    bits = lax.bitcast_convert_type(probs, jnp.int32)
+
+    def halve(_, bounds):   # the answer lies in (low, high]
+        low, high = bounds                                                          # (B, 1) each
+        mid = low + (high - low) // 2
+        stays = jnp.where(bits > mid, probs, 0).sum(-1, keepdims=True) < top_p
+        return jnp.where(stays, low, mid), jnp.where(stays, mid, high)
+
+    zero = jnp.zeros_like(bits[:, :1])
+    _, high = lax.fori_loop(0, 31, halve, (zero - 1, zero + jnp.int32(0x3F800000)))     # 1.0
+    return jnp.where(bits >= high, logits, -jnp.inf)
+
+
+def sample_token(keys, logits, temperature, top_p, n_vocab: int):
+    """One token per row. keys (B,), logits (B, V) -> (B,) int32. Temperature first, then the nucleus.
+
+    Rows of the vocabulary that no token stands for (padding to 51,200) are never sampled. temperature 0 or top_p 0
+    takes the likeliest token.
+    """
+    logits = jnp.where(jnp.arange(logits.shape[-1]) < n_vocab, logits, -jnp.inf)
+    greedy = jnp.argmax(logits, -1)
+    nucleus = top_p_filter(logits / jnp.maximum(temperature, 1e-4), top_p)
+    drawn = jax.vmap(jax.random.categorical)(keys, nucleus)
+    return jnp.where((temperature <= 0) | (top_p <= 0), greedy, drawn).astype(jnp.int32)
+
+
+def row_keys(seed, sample_ids, positions):
+    """A key for each row and position: a row's draws depend on (seed, sample index, place), not on its batch."""
+    key = jax.random.key(seed)
+    return jax.vmap(lambda i, p: jax.random.fold_in(jax.random.fold_in(key, i), p))(sample_ids, positions)
+
+
+# ------------------------------------------- prefill and the decode loop -----------------------------------------
+
+@partial(jax.jit, static_argnames="config", donate_argnums=2)
+def prefill(params, ids, cache, lengths, counts, config: Config):
+    """Read the prompts: ids (B, T), the first counts[b] of row b real -> (logits after the last one (B, V), cache)."""
+    x, cache = forward_cached(params, ids, cache, lengths, config)
+    last = jnp.take_along_axis(x, jnp.maximum(counts - 1, 0)[:, None, None], 1)      # (B, 1, D)
+    return head(params, last)[:, 0], cache
+
+
+@partial(jax.jit, static_argnames=("config", "n_vocab", "eot", "steps"), donate_argnums=1)
+def decode(params, cache, logits, lengths, done, budget, seed, sample_ids, temperature, top_p, *,
+           config: Config, n_vocab: int, eot: int, steps: int):
+    """Up to `steps` tokens for every row that is not done, in one loop on the device; it ends early when all are.
+
+    logits (B, V): what the next token is drawn from. budget (B,): tokens that a row may still have.
+    Returns (tokens (B, steps), -1 where a row had ended; cache, logits, lengths, done, budget).
+    """
+    def more(carry):
+        i, *_, done, _ = carry
+        return (i < steps) & ~done.all()
+
+    def one(carry):
+        i, out, cache, logits, lengths, done, budget = carry
+        token = sample_token(row_keys(seed, sample_ids, lengths), logits, temperature, top_p, n_vocab)
+        token = jnp.where(done, -1, token)
+        out = out.at[:, i].set(token)
+        done |= token == eot
+        budget = budget - (token >= 0)
+        # A row that has ended runs on as padding: it writes behind its own end, which nobody reads.
+        x, cache = forward_cached(params, jnp.maximum(token, 0)[:, None], cache, lengths, config)
+        lengths = lengths + (~done & (token >= 0))
+        return i + 1, out, cache, head(params, x)[:, 0], lengths, done | (budget <= 0), budget
+
+    out = jnp.full((len(lengths), steps), -1, jnp.int32)
+    _, out, cache, logits, lengths, done, budget = lax.while_loop(
+        more, one, (0, out, cache, logits, lengths, done, budget))
+    return out, cache, logits, lengths, done, budget
+
+
+def bucket(n: int) -> int:
+    """Round up to a power of two, at least 16: few prompt lengths, so few compilations."""
+    return max(16, 1 << (n - 1).bit_length())
+
+
+class Chat:
+    """Rows of text that grow turn by turn and share one KV cache. Each row is a history of its own.
+
+        chat = Chat(params, config, tokenizer, rows=2, temperature=0.2, top_p=0.95, seed=0)
+        chat.turn(["# Assign 1 to x.\\n", ...], max_new_tokens=64, stop=truncate_turn)  -> [(text, reason), ...]
+
+    After a turn `chat.texts` holds each row's history with its new text. A next turn runs only the tokens that are
+    new: the cache is kept as far as the tokens of the history agree with those that it was filled with.
+    """
+
+    def __init__(self, params, config: Config, tokenizer, rows: int, temperature=0.2, top_p=0.95, seed=0,
+                 sample_ids=None):
+        self.params, self.config, self.tokenizer = params, config, tokenizer
+        self.temperature, self.top_p, self.seed = float(temperature), float(top_p), seed
+        self.sample_ids = jnp.asarray(range(rows) if sample_ids is None else list(sample_ids), jnp.int32)
+        self.texts = [""] * rows
+        self.held = [[] for _ in range(rows)]      # the tokens whose keys and values the cache holds
+        self.cache = init_cache(config, rows)
+        self.tokens_run = 0                        # how many tokens went through the model, padding not counted
+        self.dropped = [0] * rows                  # tokens of the history that no longer fit the context
+
+    def rewrite(self, texts):
+        """Set every row's whole history. What agrees with the cache is not computed again."""
+        self.texts = list(texts)
+
+    def turn(self, texts, max_new_tokens, stop=(), stream=None, keep_newest=False):
+        """Append texts[b] to row b and sample its continuation -> [(text, reason)], reason "eos", "stop" or "length".
+
+        stop: literal strings, or one of the truncate rules above. max_new_tokens: one number, or one a row; a row
+        also ends where the context is full. stream(text so far) is called for row 0 as it grows. A history that
+        leaves no room raises ValueError, or with keep_newest loses its oldest tokens (self.dropped says how many).
+        """
+        cut = stop if callable(stop) else partial(cut_at, stop)
+        self.texts = [old + new for old, new in zip(self.texts, texts)]
+        budget = np.broadcast_to(np.asarray(max_new_tokens, np.int32), len(texts)).copy()
+        new, keep = [], []
+        for b, text in enumerate(self.texts):
+            ids = self.tokenizer.encode(text)
+            if not ids:
+                raise ValueError("the prompt is empty: give at least one character")
+            room = self.config.block_size - (min(int(budget[b]), self.config.block_size // 2) if keep_newest else 1)
+            if len(ids) > room and not keep_newest:
+                raise ValueError(f"the prompt has {len(ids)} tokens and the context {self.config.block_size}: shorten it")
+            self.dropped[b] = max(0, len(ids) - room)
+            ids = ids[self.dropped[b]:]
+            same = next((i for i, (x, y) in enumerate(zip(ids, self.held[b])) if x != y), min(len(ids), len(self.held[b])))
+            same = min(same, len(ids) - 1)         # the last token is always run: its logits are what we draw from
+            keep.append(same)
+            new.append(ids[same:])
+            self.held[b] = ids
+            budget[b] = min(budget[b], self.config.block_size - len(ids))
+
+        width = bucket(max(map(len, new)))
+        padded = np.zeros((len(new), width), np.int32)
+        for row, ids in zip(padded, new):
+            row[:len(ids)] = ids
+        counts = np.array([len(ids) for ids in new], np.int32)
+        self.tokens_run += int(counts.sum())
+        logits, self.cache = prefill(self.params, padded, self.cache, np.array(keep, np.int32), counts, self.config)
+
+        lengths = jnp.asarray([len(ids) for ids in self.held], jnp.int32)
+        done, left = jnp.asarray(budget <= 0), jnp.asarray(budget)
+        made, ended = [[] for _ in new], [False] * len(new)
+        texts, reasons = [""] * len(new), ["length"] * len(new)
+        while not all(ended):
+            # Stop rules look at decoded text, on the host: a few tokens at a time, then a look at every row.
+            out, self.cache, logits, lengths, done, left = decode(
+                self.params, self.cache, logits, lengths, done, left, self.seed, self.sample_ids, self.temperature,
+                self.top_p, config=self.config, n_vocab=self.tokenizer.n_vocab, eot=self.tokenizer.eot,
+                steps=4 if stream else 16)
+            out, finished = np.asarray(out), np.array(done)
+            for b in range(len(new)):
+                if ended[b]:
+                    continue
+                ids = [int(t) for t in out[b] if t >= 0]
+                self.held[b] = self.held[b] + [t for t in ids if t != self.tokenizer.eot]
+                self.tokens_run += len(ids)
+                made[b] += ids
+                text = self.tokenizer.decode([t for t in made[b] if t != self.tokenizer.eot])
+                texts[b] = cut(text)
+                if len(texts[b]) < len(text):
+                    ended[b], reasons[b] = True, "stop"
+                elif finished[b]:
+                    ended[b], reasons[b] = True, "eos" if self.tokenizer.eot in made[b] else "length"
+            if stream:
+                stream(texts[0])
+            done = jnp.asarray(finished | np.array(ended))
+        self.texts = [old + text for old, text in zip(self.texts, texts)]
+        return list(zip(texts, reasons))
+
+
+def generate(params, config, tokenizer, prompts, max_new_tokens=128, temperature=0.2, top_p=0.95, seed=0, stop=(),
+             sample_ids=None, batch_size=64):
+    """Continue each prompt -> [(text, reason)], in order. Raises ValueError for an empty or too long prompt.
+
+    Row b's text depends on (seed, prompts[b], sample_ids[b]) and not on the rows beside it; sample_ids defaults to
+    0, 1, 2, ... stop: literal strings or a truncate rule. Sizes: batches of `batch_size`, the last one padded up.
+    """
+    sample_ids = list(range(len(prompts))) if sample_ids is None else list(sample_ids)
+    out = []
+    for i in range(0, len(prompts), batch_size):
+        some, ids = list(prompts[i:i + batch_size]), sample_ids[i:i + batch_size]
+        short = min(batch_size, len(prompts)) - len(some)      # one shape for all batches, so one compilation
+        chat = Chat(params, config, tokenizer, len(some) + short, temperature, top_p, seed, ids + ids[-1:] * short)
+        out += chat.turn(some + some[-1:] * short, max_new_tokens, stop)[:len(some)]
+    return out
+
+
+@partial(jax.jit, static_argnames="config")
+def token_logprobs(params, ids, config: Config):
+    """log p(ids[t] | ids[:t]) for t = 1 ... T-1. ids (B, T) -> (B, T-1) float32."""
+    logits = jax.nn.log_softmax(transformer(params, ids[:, :-1], config))
+    return jnp.take_along_axis(logits, ids[:, 1:, None], -1)[..., 0]
+
+
+def prompt_logprob(params, config, tokenizer, texts, spans=None):
+    """Log-likelihood of each text -> [(sum of log p, number of tokens)]. The first token is predicted from end of text.
+
+    spans: for each text the (start, end) character ranges that count, all of it by default; a token counts when its
+    first character lies in one. A text longer than the context keeps its newest tokens. Perplexity is exp(-sum / n).
+    """
+    out = []
+    for i, text in enumerate(texts):
+        ids = tokenizer.encode(text)[-(config.block_size - 1):]
+        padded = np.full((1, min(bucket(len(ids) + 1), config.block_size)), tokenizer.eot, np.int32)
+        padded[0, 1:len(ids) + 1] = ids
+        logp = np.asarray(token_logprobs(params, padded, config))[0, :len(ids)]
+        if spans is not None:
+            sizes = [len(tokenizer.decode_bytes([t])) for t in ids]
+            ends = len(text.encode("utf-8", "surrogatepass")) - sum(sizes) + np.cumsum(sizes)
+            starts = ends - sizes
+            to_byte = lambda n: len(text[:n].encode("utf-8", "surrogatepass"))     # noqa: B023 (used at once)
+            counts = np.zeros(len(ids), bool)
+            for a, b in spans[i]:
+                counts |= (starts >= to_byte(a)) & (starts < to_byte(b))
+            logp = logp[counts]
+        out.append((float(logp.sum()), len(logp)))
+    return out
+
+
+# ------------------------------------------------------ loading --------------------------------------------------
+
+def load(ckpt):
+    """A checkpoint folder (or an out_dir: its newest) -> (config, params, tokenizer). Only the weights are read."""
+    folder = tpu_mesh.find_checkpoint(ckpt)
+    meta = tpu_mesh.load_meta(folder)
+    config = Config(**meta["model"])
+    here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    wanted = {f"params/{n}": jax.ShapeDtypeStruct(shape, jnp.float32, sharding=here)
+              for n, (shape, _, _) in param_table(config).items()}
+    params = {n.removeprefix("params/"): a for n, a in tpu_mesh.load_checkpoint(folder, wanted).items()}
+    name = meta["tokenizer"]
+    return config, params, get_tokenizer(str(folder / name) if name.endswith(".tiktoken") else name)
+
+
+# ---------------------------------------------------- the session ------------------------------------------------
+
+PREFIX = "# Import libraries.\n\nimport numpy as np\n\n"      # every history of the paper's benchmark begins with it
+
+
+def run_program(text: str, seconds=5) -> str:
+    """Run a program of the session on its owner's request, in a process of its own, and return what it printed."""
+    try:
+        done = subprocess.run([sys.executable, "-I", "-c", text], capture_output=True, text=True, timeout=seconds,
+                              stdin=subprocess.DEVNULL)
+    except subprocess.TimeoutExpired:
+        return f"(stopped after {seconds} s)\n"
+    return done.stdout + done.stderr
+
+
+HELP = "/run the program   /undo the last turn   /again: sample it anew   /save FILE   /quit"
+
+
+def session(params, config, tokenizer, args):
+    """Each line is a turn; the model answers with a subprogram and sees all that came before (paper, section 4)."""
+    live = sys.stdin.isatty()
+    histories, asked, tries = [PREFIX], [], 0
+    chat = Chat(params, config, tokenizer, 1, args.temperature, args.top_p, args.seed)
+    if live:
+        print(f"Say what you want, turn by turn. {HELP}\n")
+
+    def answer(line):
+        shown = ""
+
+        def stream(text):
+            nonlocal shown
+            print(text[len(shown):].rstrip("\n") if not shown else text[len(shown):], end="", flush=True)
+            shown = text
+        chat.rewrite([histories[-1]])
+        # A retried turn has to differ: it draws as another sample.
+        chat.sample_ids = jnp.asarray([tries], jnp.int32)
+        (text, reason), = chat.turn([f"# {line}\n"], args.max_new_tokens, truncate_turn, stream if live else None,
+                                    keep_newest=True)
+        if live:
+            print(text[len(shown):].rstrip("\n") + ("" if reason == "stop" else f"\n({reason})"))
+        if chat.dropped[0]:
+            print(f"(the history outgrew the context: its oldest {chat.dropped[0]} tokens are no longer seen)",
+                  file=sys.stderr)
+        histories.append(histories[-1] + f"# {line}\n" + text + "\n\n")
+
+    while True:
+        try:
+            line = input("> ") if live else sys.stdin.readline()
+        except EOFError:
+            break
+        if not live and not line:
+            break
+        line = line.strip()
+        command, _, rest = line.partition(" ")
+        if command == "/quit":
+            break
+        elif command == "/run":
+            print(run_program(histories[-1]), end="")
+        elif command in ("/undo", "/again") and asked:
+            histories.pop()
+            last = asked.pop()
+            if command == "/again":
+                tries += 1
+                asked.append(last)
+                answer(last)
+        elif command == "/save" and rest:
+            Path(rest).write_text(histories[-1])
+            print(f"saved {rest}")
+        elif line.startswith("/"):
+            print(HELP if asked else "nothing yet. " + HELP)
+        elif line:
+            asked.append(line)
+            answer(line)
+    if not live:
+        print(histories[-1].rstrip("\n"))
+
+
+def parse_args(argv=None):
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
+                                allow_abbrev=False)
+    p.add_argument("--ckpt", required=True, help="a checkpoint folder, or train.py's out_dir")
+    p.add_argument("--prompt", help="continue this text; without it the multi-turn session starts")
+    p.add_argument("--num_samples", type=int, default=1, help="samples of the prompt (default 1)")
+    p.add_argument("--max_new_tokens", type=int, default=128, help="tokens to sample at most (default 128)")
+    p.add_argument("--temperature", type=float, default=0.2, help="0 is greedy (default 0.2)")
+    p.add_argument("--top_p", type=float, default=0.95, help="nucleus: probability mass kept (default 0.95)")
+    p.add_argument("--stop", action="append", default=[], help="end at this text; may be given several times")
+    p.add_argument("--seed", type=int, default=0, help="of the draws (default 0)")
+    args = p.parse_args(argv)
+    for name, low, high in (("num_samples", 1, 10 ** 6), ("max_new_tokens", 1, 10 ** 6), ("temperature", 0, 100),
+                            ("top_p", 0, 1)):
+        if not low <= getattr(args, name) <= high:
+            p.error(f"--{name} {getattr(args, name)} must lie between {low} and {high}")
+    if args.prompt == "":
+        p.error("--prompt is empty: give at least one character")
+    return args
+
+
+def main():
+    args = parse_args()
+    tpu_mesh.start()
+    config, params, tokenizer = load(args.ckpt)
+    if args.prompt is None:
+        return session(params, config, tokenizer, args)
+    stop = tuple(s.encode().decode("unicode_escape") for s in args.stop)
+    samples = generate(params, config, tokenizer, [args.prompt] * args.num_samples, args.max_new_tokens,
+                       args.temperature, args.top_p, args.seed, stop)
+    for i, (text, reason) in enumerate(samples):
+        print(f"----- sample {i} (ended by {reason})\n{args.prompt}{text}")
+
+
+if __name__ == "__main__":
+    cli(main)

@@ -1,0 +1,324 @@
+"""Laws of training: schedule, optimizer, sharded equals single, accumulation, resume, checkpoints that survive."""
+import dataclasses
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from functools import partial
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+
+import tpu_mesh
+import train
+from model import Config, init_params, loss_fn, param_table
+from tpu_mesh import make_mesh
+from train import Hyper, adamw, learning_rate, make_train_step, state_specs, train_step
+
+ROOT = Path(__file__).parents[1]
+TINY = Config(n_layer=3, n_head=8, n_embd=32, rotary_dim=4, block_size=16, vocab_size=96)
+HYPER = Hyper(batch_size=8, lr_max=1e-2, lr_end=1e-3, warmup_steps=1, anneal_steps=10, grad_clip=0.5)
+MESHES = [(2, 2, 2), (1, 1, 1), (2, 1, 4), (1, 2, 4), (8, 1, 1), (1, 8, 1), (4, 2, 1), (1, 1, 8)]
+
+
+def fresh_state(config=TINY):
+    params = init_params(jax.random.key(0), config)
+    params = {n: p + 0.1 * jax.random.normal(jax.random.fold_in(jax.random.key(9), i), p.shape)
+              for i, (n, p) in enumerate(params.items())}
+    zeros = lambda: {n: jnp.zeros_like(p) for n, p in params.items()}
+    return dict(params=params, m=zeros(), v=zeros(), step=jnp.int32(1))
+
+
+def tokens_of(config=TINY, batch=8):
+    return jax.random.randint(jax.random.key(1), (batch, config.block_size + 1), 0, config.vocab_size)
+
+
+def place(state, mesh, config=TINY):
+    return jax.tree.map(lambda a, s: jax.device_put(np.array(a), NamedSharding(mesh, s)), state, state_specs(config))
+
+
+def single_step(state, tokens, hyper=HYPER, config=TINY):
+    return jax.jit(partial(train_step, config=config, hyper=hyper, n_tokens=8 * config.block_size))(state, tokens)
+
+
+# ---- schedule and optimizer
+
+def test_schedule():
+    lr = partial(learning_rate, lr_max=1.0, lr_end=0.1, warmup_steps=10, anneal_steps=100)
+    assert float(lr(0)) == 0 and float(lr(5)) == 0.5 and float(lr(10)) == 1
+    assert float(lr(60)) == pytest.approx(0.55) and float(lr(110)) == pytest.approx(0.1)
+    assert float(lr(1000)) == pytest.approx(0.1)
+
+
+def test_adamw_equals_a_scalar_loop():
+    p, m, v = 0.5, 0.0, 0.0
+    state = [{"w": jnp.full((1,), x)} for x in (p, m, v)]
+    for t, g in enumerate([0.3, -0.2, 0.7]):
+        m, v = 0.9 * m + 0.1 * g, 0.999 * v + 0.001 * g * g
+        p -= 0.01 * (m / (1 - 0.9 ** (t + 1)) / ((v / (1 - 0.999 ** (t + 1))) ** 0.5 + 1e-8) + 0.1 * p)
+        state = adamw(state[0], {"w": jnp.full((1,), g)}, state[1], state[2], jnp.int32(t), 0.01, {"w": 0.1})
+    assert float(state[0]["w"][0]) == pytest.approx(p, rel=1e-5)
+
+
+def test_decay_is_for_matrices_alone():
+    """With a gradient of zero, a vector stays what it was and a matrix shrinks, layers stacked or not."""
+    state = fresh_state()
+    table = param_table(TINY)
+    decay = {n: 0.1 if init else 0.0 for n, (_, _, init) in table.items()}
+    zeros = {n: jnp.zeros_like(p) for n, p in state["params"].items()}
+    new, _, _ = adamw(state["params"], zeros, zeros, zeros, jnp.int32(0), 1.0, decay)
+    for n in table:
+        vector = "bias" in n or "scale" in n
+        assert (np.asarray(new[n]) == np.asarray(state["params"][n])).all() == vector, n
+
+
+# ---- sharded equals single
+
+@pytest.mark.parametrize("shape", MESHES)
+def test_sharded_step_equals_single_device(shape):
+    tokens = tokens_of()
+    want, want_metrics = single_step(fresh_state(), tokens)
+    mesh = make_mesh(*shape)
+    step = make_train_step(TINY, HYPER, mesh)
+    got, metrics = step(place(fresh_state(), mesh), jax.device_put(tokens, NamedSharding(mesh, P(("dp", "fsdp")))))
+    for k in ("loss", "total_loss", "grad_norm", "lr"):
+        np.testing.assert_allclose(metrics[k], want_metrics[k], rtol=1e-5)
+    # m after one step is (1 - b1) x the clipped gradient: comparing it compares every gradient.
+    for part, tol in (("m", 1e-6), ("params", 1e-5)):
+        for n in want[part]:
+            np.testing.assert_allclose(got[part][n], want[part][n], atol=tol, err_msg=f"{part}/{n}")
+
+
+def test_gradients_of_the_single_step_are_those_of_the_loss():
+    state, tokens = fresh_state(), tokens_of()
+    grads = jax.grad(lambda p: loss_fn(p, tokens, TINY)[0])(state["params"])
+    norm = jnp.sqrt(sum(jnp.sum(g * g) for g in grads.values()))
+    new, metrics = single_step(state, tokens)
+    np.testing.assert_allclose(metrics["grad_norm"], norm, rtol=1e-5)
+    for n, g in grads.items():
+        np.testing.assert_allclose(new["m"][n], 0.1 * g * min(1, 0.5 / norm), atol=1e-6)
+
+
+def computations(hlo):
+    """name -> body of each computation of a compiled program."""
+    return {m[1]: m[2] for m in re.finditer(r"^(?:ENTRY )?%?([\w.-]+) [^\n]*\{\n(.*?)^\}", hlo, re.M | re.S)}
+
+
+def test_collectives_of_the_compiled_step():
+    """Over tp: one all-reduce a layer forward, one backward. Over fsdp: each of the four matrices gathered forward and
+    its gradient reduce-scattered backward, inside the layers' loops. Over dp: nothing inside any loop, one after them."""
+    config = dataclasses.replace(TINY, n_layer=9)                        # more than are unrolled: real loops
+    mesh = make_mesh(2, 2, 2)
+    hyper = dataclasses.replace(HYPER, remat=True)
+    specs = jax.tree.map(lambda s: NamedSharding(mesh, s), state_specs(config), is_leaf=lambda x: isinstance(x, P))
+    state = jax.tree.map(lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s),
+                         jax.eval_shape(lambda: fresh_state(config)), specs)
+    tokens = jax.ShapeDtypeStruct((8, 17), jnp.int32, sharding=NamedSharding(mesh, P(("dp", "fsdp"))))
+    hlo = make_train_step(config, hyper, mesh).lower(state, tokens).compile().as_text()
+
+    groups = {"tp": "{{0,1},{2,3},{4,5},{6,7}}", "fsdp": "{{0,2},{1,3},{4,6},{5,7}}", "dp": "{{0,4},{1,5},{2,6},{3,7}}"}
+    iota = {"tp": "[4,2]<=[8]", "fsdp": "[4,2]<=[2,2,2]T(0,2,1)", "dp": "[4,2]<=[4,2]T(1,0)"}
+    loops = set(re.findall(r"while\(.*?body=%?([\w.-]+)", hlo))
+    count = {}
+    for name, body in computations(hlo).items():
+        for op, rest in re.findall(r" (all-reduce|all-gather|reduce-scatter)(?:-start)?\((.*)", body):
+            axis = next((a for a in groups if groups[a] in rest.replace(" ", "") or iota[a] + "," in rest), "several")
+            key = ("loop" if name in loops else "once", op, axis)
+            count[key] = count.get(key, 0) + 1
+    in_loop = {k[1:]: n for k, n in count.items() if k[0] == "loop"}
+    assert in_loop[("all-reduce", "tp")] == 2, count                      # one forward, one backward
+    assert in_loop[("all-gather", "fsdp")] == 8, count                    # four forward, four again under remat
+    assert in_loop[("reduce-scatter", "fsdp")] == 4, count
+    assert set(in_loop) == {("all-reduce", "tp"), ("all-gather", "fsdp"), ("reduce-scatter", "fsdp")}, count
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1), (2, 2, 2)])
+def test_accumulation_equals_the_large_batch(shape):
+    tokens, mesh = tokens_of(batch=16), make_mesh(*shape)
+    results = []
+    for accum in (1, 4):
+        hyper = dataclasses.replace(HYPER, batch_size=16, grad_accum=accum)
+        # Micro-batches are cut from each rank's rows; which rows meet in one is of no matter to the sum.
+        step = make_train_step(TINY, hyper, mesh)
+        results.append(step(place(fresh_state(), mesh), jax.device_put(tokens, NamedSharding(mesh, P(("dp", "fsdp"))))))
+    (a, ma), (b, mb) = results
+    np.testing.assert_allclose(ma["loss"], mb["loss"], rtol=1e-6)
+    np.testing.assert_allclose(ma["grad_norm"], mb["grad_norm"], rtol=1e-5)
+    for n in a["m"]:
+        np.testing.assert_allclose(a["m"][n], b["m"][n], atol=1e-6)
+
+
+def test_one_reduction_over_dp_with_accumulation():
+    """The loop over micro-batches holds no collective over dp: each rank adds up its own gradients first."""
+    mesh = make_mesh(8, 1, 1)
+    hyper = dataclasses.replace(HYPER, batch_size=32, grad_accum=4)
+    state = place(fresh_state(), mesh)
+    tokens = jax.device_put(tokens_of(batch=32), NamedSharding(mesh, P(("dp", "fsdp"))))
+    hlo = make_train_step(TINY, hyper, mesh).lower(state, tokens).compile().as_text()
+    loops = set(re.findall(r"while\(.*?body=%?([\w.-]+)", hlo))
+    assert loops
+    for name, body in computations(hlo).items():
+        if name in loops:
+            assert "all-reduce" not in body, name
+
+
+@pytest.mark.parametrize("sizes, flag", [(dict(tp=3), "--tp"), (dict(fsdp=3), "--fsdp"), (dict(dp=3), "--batch_size")])
+def test_sizes_that_do_not_divide_name_the_flag(sizes, flag):
+    with pytest.raises(ValueError, match=flag):
+        tpu_mesh.check_divides(TINY, 8, 1, **(dict(dp=1, fsdp=1, tp=1) | sizes))
+
+
+# ---- checkpoints
+
+def checkpoint_of(tmp_path, shape, step=7):
+    mesh = make_mesh(*shape)
+    state = place(fresh_state(), mesh)
+    return tpu_mesh.save_checkpoint(tmp_path, step, train.flatten(state), dict(model={}), keep=2), state
+
+
+@pytest.mark.parametrize("written, read", [((1, 1, 1), (2, 2, 2)), ((2, 2, 2), (1, 1, 1)), ((1, 8, 1), (1, 2, 4))])
+def test_any_mesh_reads_what_any_mesh_wrote(tmp_path, written, read):
+    folder, state = checkpoint_of(tmp_path, written)
+    got = train.restore(folder, TINY, make_mesh(*read), ("params", "m", "v"))
+    for part in got:
+        for n, a in got[part].items():
+            np.testing.assert_array_equal(a, state[part][n])
+            assert a.sharding.spec == param_table(TINY)[n][1]
+
+
+def test_only_the_newest_are_kept(tmp_path):
+    for step in (1, 2, 3):
+        checkpoint_of(tmp_path, (1, 1, 1), step)
+    assert [p.name for p in tpu_mesh.checkpoints(tmp_path)] == ["step_00000002", "step_00000003"]
+
+
+@pytest.mark.parametrize("damage", ["flip", "cut", "missing", "json", "config"])
+def test_a_damaged_checkpoint_is_named_and_the_one_before_still_works(tmp_path, damage):
+    before, _ = checkpoint_of(tmp_path, (1, 1, 1), 1)
+    folder, _ = checkpoint_of(tmp_path, (1, 1, 1), 2)
+    shards = folder / "shards_00000.bin"
+    if damage == "flip":
+        data = bytearray(shards.read_bytes())
+        data[len(data) // 2] ^= 1
+        shards.write_bytes(data)
+    elif damage == "cut":
+        os.truncate(shards, shards.stat().st_size // 2)
+    elif damage == "missing":
+        shards.unlink()
+    else:
+        (folder / ("index_00000.json" if damage == "json" else "config.json")).write_text("{")
+    with pytest.raises(ValueError, match="step_00000002 is damaged"):
+        train.restore(folder, TINY, make_mesh(), ("params", "m", "v"))
+    train.restore(before, TINY, make_mesh(), ("params", "m", "v"))
+
+
+def test_another_shape_is_refused(tmp_path):
+    folder, _ = checkpoint_of(tmp_path, (1, 1, 1))
+    with pytest.raises(ValueError, match="shape"):
+        train.restore(folder, dataclasses.replace(TINY, vocab_size=192), make_mesh(), ("params",))
+
+
+# ---- the command
+
+@pytest.fixture(scope="module")
+def tiny_data(tmp_path_factory):
+    """A folder prepared by data.py from a few small files, for the runs below."""
+    folder = tmp_path_factory.mktemp("src")
+    for i in range(60):
+        (folder / f"f{i}.py").write_text("\n".join(f"def f{i}_{j}(x):\n    return x + {i * j}\n" for j in range(20)))
+    out = folder.parent / "tiny-data"
+    run("data.py", "prepare", "--input", folder, "--out", out, "--tokenizer", "bytes", "--block_size", "32",
+        "--val_fraction", "0.1")
+    return out
+
+
+def run(script, *args, ok=True, devices=1):
+    env = os.environ | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
+    done = subprocess.run([sys.executable, ROOT / script, *map(str, args)], capture_output=True, text=True, env=env)
+    if ok:
+        assert done.returncode == 0, done.stderr
+    return done
+
+
+def train_args(data, out, steps, *more):
+    return ("--data", data, "--model", "0.1M", "--block_size", 32, "--batch_size", 8, "--eval_every", 1000, "--out_dir", out,
+            "--steps", steps, "--anneal_steps", 40, "--warmup_steps", 2, "--save_every", 5, *more)
+
+
+def losses(out):
+    return [json.loads(l)["loss"] for l in (Path(out) / "metrics.jsonl").read_text().splitlines()]
+
+
+def weights(out):
+    return (tpu_mesh.checkpoints(out)[-1] / "shards_00000.bin").read_bytes()
+
+
+def test_resume_equals_the_straight_run_bit_for_bit_and_another_mesh_nearly(tmp_path, tiny_data):
+    run("train.py", *train_args(tiny_data, tmp_path / "a", 20))
+    run("train.py", *train_args(tiny_data, tmp_path / "b", 10))
+    run("train.py", *train_args(tiny_data, tmp_path / "b", 20, "--init_from", "resume"))
+    assert losses(tmp_path / "a") == losses(tmp_path / "b") and len(losses(tmp_path / "a")) == 20
+    assert weights(tmp_path / "a") == weights(tmp_path / "b")
+    run("train.py", *train_args(tiny_data, tmp_path / "c", 10))
+    run("train.py", *train_args(tiny_data, tmp_path / "c", 20, "--init_from", "resume", "--fsdp", 2, "--tp", 2), devices=4)
+    np.testing.assert_allclose(losses(tmp_path / "a"), losses(tmp_path / "c"), atol=1e-4)
+    # A second run into the same folder must not overwrite the first.
+    done = run("train.py", *train_args(tiny_data, tmp_path / "a", 20), ok=False)
+    assert done.returncode == 2 and "already holds a run" in done.stderr and "Traceback" not in done.stderr
+    # Weights alone: the step starts anew.
+    run("train.py", *train_args(tiny_data, tmp_path / "d", 3, "--init_from", tmp_path / "a"))
+    assert losses(tmp_path / "d")[0] < losses(tmp_path / "a")[0] - 0.5
+
+
+def test_kill_in_the_middle_of_saving_loses_nothing(tmp_path):
+    """A process saves one checkpoint after another and is killed at 8 moments: whatever is there always loads."""
+    program = f"""
+import sys; sys.path.insert(0, {str(ROOT)!r})
+import jax, numpy as np, tpu_mesh
+a = {{f"params/{{i}}": jax.numpy.full((200, 1000), float(i)) for i in range(6)}}
+step = len(tpu_mesh.checkpoints({str(tmp_path)!r})) and int(tpu_mesh.checkpoints({str(tmp_path)!r})[-1].name[5:])
+print("ready", flush=True)
+while True:
+    step += 1
+    tpu_mesh.save_checkpoint({str(tmp_path)!r}, step, {{n: x + step for n, x in a.items()}}, {{}})
+"""
+    here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    seen = 0
+    for i in range(8):
+        p = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
+        assert p.stdout.readline() == "ready\n"
+        time.sleep(0.02 + 0.037 * i)
+        os.kill(p.pid, signal.SIGKILL)
+        p.wait()
+        found = tpu_mesh.checkpoints(tmp_path)
+        if found:
+            step = int(found[-1].name[5:])
+            assert step >= seen
+            seen = step
+            want = {f"params/{i}": jax.ShapeDtypeStruct((200, 1000), jnp.float32, sharding=here) for i in range(6)}
+            for n, a in tpu_mesh.load_checkpoint(found[-1], want).items():
+                assert (np.asarray(a) == int(n[-1]) + step).all()
+    assert seen > 0
+
+
+def test_nan_stops_the_run_and_names_the_step(tmp_path, tiny_data):
+    done = run("train.py", *train_args(tiny_data, tmp_path / "n", 20, "--lr_max", "1e30", "--grad_clip", "1e30"), ok=False)
+    assert done.returncode == 1 and re.search(r"step \d+: loss", done.stderr) and "Traceback" not in done.stderr
+
+
+def test_bad_input_is_one_line_and_exit_code_2(tmp_path, tiny_data):
+    for args, words in (
+            (("--nonsense", "1"), "nonsense"), (("--model", "7B"), "7B"), (("--n_head", "5"), "--n_head"),
+            (("--data", tmp_path / "nowhere"), "nowhere"), (("--init_from", tmp_path / "nowhere"), "nowhere"),
+            (("--tp", "2"), "devices"), (("--steps", "x"), "steps")):
+        done = run("train.py", "--data", tiny_data, "--out_dir", tmp_path / "x", *args, ok=False)
+        assert done.returncode == 2 and words in done.stderr and "Traceback" not in done.stderr, (args, done.stderr)
+    assert not (tmp_path / "x").exists()

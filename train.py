@@ -1,0 +1,372 @@
+"""Train a CodeGen: the paper's optimizer and schedule, one sharded step, one loop.
+
+    python train.py                                            the toy model on the miniature corpus, no download
+    python train.py --init_from resume                         go on where it stopped
+    python train.py --init_from out --data miniature:mono --out_dir out-mono     weights only, as from NL to MULTI to MONO
+    python train.py --model 350M --data DIR --dp 2 --fsdp 4    a folder made by data.py, on 8 chips
+"""
+import argparse
+import dataclasses
+import json
+import math
+import os
+import subprocess
+import sys
+import time
+from functools import partial
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+from tqdm import tqdm
+
+import tpu_mesh
+from data import cli, get_batch, get_tokenizer, open_data
+from model import CONFIGS, Config, flops_per_token, init_params, loss_fn, num_params, param_table
+from tpu_mesh import DATA, varying, vary
+
+# What each preset is trained with when no flag says otherwise. The large ones are the paper's (Table 6; jaxformer's
+# configs): tokens a step, steps, lr_max -> lr_end, warm-up and cosine steps. 16.1B follows the model card of its family.
+#           tokens     steps    lr_max   lr_end  warmup  anneal
+RECIPES = {
+    "0.1M":  (4096,      900,   6e-3,    3e-4,     50,     850),
+    "0.3M":  (4096,      900,   5e-3,    3e-4,     50,     850),
+    "toy":   (4096,      900,   4e-3,    2e-4,     50,     850),
+    "3M":    (4096,      900,   3e-3,    1e-4,     50,     850),
+    "350M":  (2 ** 19, 350000,  3.0e-4,  3.0e-5, 3000,  300000),
+    "1B":    (2 ** 19, 350000,  2.0e-4,  2.0e-5, 3000,  300000),
+    "2.7B":  (2 ** 20, 350000,  1.6e-4,  1.6e-5, 3000,  300000),
+    "6.1B":  (2 ** 20, 350000,  1.2e-4,  1.2e-5, 3000,  300000),
+    "16.1B": (2 ** 21, 350000,  0.9e-4,  0.9e-5, 3000,  300000),
+}
+
+
+# ------------------------------------------- schedule and optimizer ----------------------------------------------
+
+def learning_rate(step, lr_max, lr_end, warmup_steps, anneal_steps):
+    """Linear warm-up, then a cosine over `anneal_steps`, then flat (jaxformer: create_lr_schedule_gpt3_fn).
+
+        lr = lr_max * step / warmup                                            step <= warmup
+        lr = lr_max - (lr_max - lr_end) * (1 - cos(pi * x)) / 2                 x = (step - warmup) / anneal, at most 1
+
+    Steps count from 0, so that the very first update has rate 0, as in the released trainer.
+    """
+    x = jnp.clip((step - warmup_steps) / max(1, anneal_steps), 0, 1)
+    cosine = lr_max - (lr_max - lr_end) * (1 - jnp.cos(jnp.pi * x)) / 2
+    return jnp.where(step <= warmup_steps, lr_max * jnp.clip(step / max(1, warmup_steps), 0, 1), cosine)
+
+
+def adamw(params, grads, m, v, step, lr, decay, b1=0.9, b2=0.999, eps=1e-8):
+    """Adam with decoupled weight decay (paper, section 2.3). All trees: name -> array; decay: name -> rate.
+
+        m <- b1 m + (1 - b1) g          v <- b2 v + (1 - b2) g^2
+        p <- p - lr ( (m / (1 - b1^t)) / (sqrt(v / (1 - b2^t)) + eps) + decay p )
+    """
+    t = (step + 1).astype(jnp.float32)
+    new = {}, {}, {}
+    for n, g in grads.items():
+        new[1][n] = b1 * m[n] + (1 - b1) * g
+        new[2][n] = b2 * v[n] + (1 - b2) * g * g
+        update = (new[1][n] / (1 - b1 ** t)) / (jnp.sqrt(new[2][n] / (1 - b2 ** t)) + eps)
+        new[0][n] = params[n] - lr * (update + decay[n] * params[n])
+    return new
+
+
+# ------------------------------------------------- the train step ------------------------------------------------
+
+def sum_grads(params, tokens, loss):
+    """Sum of the gradients of loss(params, micro) over tokens (A, b, T+1), A micro-batches one after another.
+
+    Made for params that already vary over the data axes: each rank adds up its own, with no reduction in the loop.
+    """
+    grad = jax.value_and_grad(loss, has_aux=True)
+    if len(tokens) == 1:
+        return grad(params, tokens[0])
+
+    def body(total, micro):
+        return jax.tree.map(jnp.add, total, grad(params, micro)), None
+
+    first = grad(params, tokens[0])
+    return lax.scan(body, first, tokens[1:])[0]
+
+
+def train_step(state, tokens, *, config, hyper, n_tokens, dp=(), fsdp=(), tp=()):
+    """One update. state: dict(params, m, v, step), tokens: (B, T+1) of this data rank -> (state, metrics).
+
+    The same function is the single-device step (axes ()) and the body of shard_map.
+    """
+    specs = {n: spec for n, (_, spec, _) in param_table(config).items()}
+    params, m, v, step = state["params"], state["m"], state["v"], state["step"]
+    data = tuple(a for a in (dp, fsdp) if a)
+
+    # Said once, out here: the parameters may differ from data rank to data rank. So the gradients stay local through
+    # the layers and the micro-batches, and are added over dp in one place, below, as shards.
+    local = {n: vary(p, data) for n, p in params.items()}
+    micro = tokens.reshape(hyper.grad_accum, -1, tokens.shape[-1])                       # (A, b, T+1)
+    loss = partial(loss_fn, config=config, n_tokens=n_tokens, z_loss=hyper.z_loss, tp=tp, fsdp=fsdp, remat=hyper.remat)
+    (total, nll), grads = sum_grads(local, micro, loss)
+
+    # A matrix comes back from its gather already added up over fsdp; a vector is whole on every rank and is not.
+    grads = {n: lax.psum(g, tuple(a for a in data if a in varying(g) and a not in specs[n])) for n, g in grads.items()}
+    total, nll = lax.psum(total, data), lax.psum(nll, data)
+
+    # Global norm over all shards: each array is added over just those axes on which its shards lie.
+    norm = jnp.sqrt(sum(lax.psum(jnp.sum(g * g), tuple(sorted(varying(g)))) for g in grads.values()))
+    scale = jnp.minimum(1.0, hyper.grad_clip / (norm + 1e-12))
+    lr = learning_rate(step, hyper.lr_max, hyper.lr_end, hyper.warmup_steps, hyper.anneal_steps)
+    decay = {n: hyper.weight_decay if init else 0.0 for n, (_, _, init) in param_table(config).items()}
+    params, m, v = adamw(params, {n: g * scale for n, g in grads.items()}, m, v, step, lr, decay)
+    return (dict(params=params, m=m, v=v, step=step + 1),
+            dict(loss=nll, total_loss=total, grad_norm=norm, lr=lr))
+
+
+def state_specs(config):
+    specs = {n: spec for n, (_, spec, _) in param_table(config).items()}
+    return dict(params=specs, m=specs, v=specs, step=P())
+
+
+def make_train_step(config, hyper, mesh):
+    """The compiled step on a mesh: (state, tokens (B, T+1)) -> (state, metrics). The old state is given up."""
+    n_tokens = hyper.batch_size * config.block_size
+    step = partial(train_step, config=config, hyper=hyper, n_tokens=n_tokens, dp="dp", fsdp="fsdp", tp="tp")
+    specs = state_specs(config)
+    sharded = jax.shard_map(step, mesh=mesh, in_specs=(specs, P(DATA)), out_specs=(specs, P()))
+    return jax.jit(sharded, donate_argnums=0)
+
+
+def make_eval_loss(config, mesh):
+    """(params, tokens (B, T+1)) -> mean cross-entropy of the batch."""
+    def eval_loss(params, tokens):
+        ranks = mesh.shape["dp"] * mesh.shape["fsdp"]
+        n_tokens = ranks * tokens.shape[0] * (tokens.shape[1] - 1)
+        params = {n: vary(p, DATA) for n, p in params.items()}
+        _, nll = loss_fn(params, tokens, config, n_tokens, 0.0, "tp", "fsdp")
+        return lax.psum(nll, DATA)
+    specs = state_specs(config)["params"]
+    return jax.jit(jax.shard_map(eval_loss, mesh=mesh, in_specs=(specs, P(DATA)), out_specs=P()))
+
+
+def init_state(seed: int, config, mesh):
+    """Fresh weights and zero moments, made in place on the mesh: no host ever holds a whole large matrix."""
+    to = jax.tree.map(lambda spec: NamedSharding(mesh, spec), state_specs(config), is_leaf=lambda x: isinstance(x, P))
+
+    def init(key):
+        params = init_params(key, config)
+        zeros = {n: jnp.zeros_like(p) for n, p in params.items()}
+        return dict(params=params, m=zeros, v=dict(zeros), step=jnp.int32(0))
+
+    return jax.jit(init, out_shardings=to)(jax.random.key(seed))
+
+
+# ------------------------------------------------- checkpoints ---------------------------------------------------
+
+def flatten(state) -> dict:
+    """The state as one flat dict of arrays, "params/wte", "m/wte", ..., as checkpoints hold it."""
+    return {f"{part}/{n}": a for part in ("params", "m", "v") for n, a in state[part].items()}
+
+
+def restore(folder, config, mesh, parts):
+    """Read parts ("params", "m", "v") of a checkpoint onto a mesh -> {part: {name: array}}."""
+    to = tpu_mesh.shardings(param_table(config), mesh)
+    wanted = {f"{part}/{n}": jax.ShapeDtypeStruct(shape, jnp.float32, sharding=to[n])
+              for part in parts for n, (shape, _, _) in param_table(config).items()}
+    flat = tpu_mesh.load_checkpoint(folder, wanted)
+    return {part: {n: flat[f"{part}/{n}"] for n in to} for part in parts}
+
+
+# ---------------------------------------------------- the loop ---------------------------------------------------
+
+@dataclasses.dataclass(frozen=True)
+class Hyper:
+    """What the compiled step depends on, beside the model's Config."""
+    batch_size: int = 16
+    grad_accum: int = 1
+    lr_max: float = 1e-3
+    lr_end: float = 1e-4
+    warmup_steps: int = 100
+    anneal_steps: int = 1000
+    weight_decay: float = 0.1
+    grad_clip: float = 1.0
+    z_loss: float = 1e-4
+    remat: bool = False
+
+
+def parse_args(argv=None):
+    add = partial
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
+                                allow_abbrev=False)
+    p.add_argument("--model", default="toy", choices=CONFIGS, help="preset (default toy)")
+    for f in dataclasses.fields(Config):
+        p.add_argument(f"--{f.name}", type=f.type, help=f"model size: overrides the preset's {f.name}")
+    p.add_argument("--data", default="miniature:mono", help="miniature:nl|multi|mono, or a folder made by data.py prepare")
+    p.add_argument("--out_dir", default="out", help="checkpoints and metrics.jsonl go here (default out)")
+    p.add_argument("--init_from", default="scratch", help="scratch, resume, or a checkpoint whose weights alone are taken")
+    p.add_argument("--steps", type=int, help="train up to this step (default: the preset's)")
+    for f in dataclasses.fields(Hyper):
+        if f.name != "remat":
+            p.add_argument(f"--{f.name}", type=f.type, help="default: the preset's" if f.name in
+                           ("batch_size", "lr_max", "lr_end", "warmup_steps", "anneal_steps") else f"default {f.default}")
+    p.add_argument("--remat", action=argparse.BooleanOptionalAction,
+                   help="recompute each layer in the backward pass (default: from n_embd 1024 on)")
+    for axis, what in (("dp", "copies of the model"), ("fsdp", "chips that share the parameters"),
+                       ("tp", "chips that share heads and feed-forward")):
+        p.add_argument(f"--{axis}", type=int, default=1, help=f"mesh: {what} (default 1)")
+    p.add_argument("--coordinator", default="", help="host:port of process 0 (several hosts; not needed on a TPU pod)")
+    p.add_argument("--num_processes", type=int, default=0, help="how many processes there are, with --coordinator")
+    p.add_argument("--process_id", type=int, default=-1, help="which one this is, with --coordinator")
+    p.add_argument("--eval_every", type=int, default=100, help="validation loss every so many steps (default 100)")
+    p.add_argument("--save_every", type=int, default=200, help="a checkpoint every so many steps (default 200)")
+    p.add_argument("--keep", type=int, default=2, help="checkpoints kept (default 2)")
+    p.add_argument("--seed", type=int, default=0, help="of the weights and of the order of the data (default 0)")
+    del add
+    return p.parse_args(argv)
+
+
+def settle(args, data, meta):
+    """Flags over preset (or over the checkpoint's model) -> (Config, Hyper, steps)."""
+    config = Config(**meta["model"]) if meta else CONFIGS[args.model]
+    given = {f.name: getattr(args, f.name) for f in dataclasses.fields(Config) if getattr(args, f.name) is not None}
+    config = dataclasses.replace(config, **given)
+    need = get_tokenizer(data.tokenizer).n_vocab
+    if config.vocab_size < need:
+        if meta or "vocab_size" in given:
+            raise ValueError(f"vocab_size {config.vocab_size} is smaller than the {need} entries of tokenizer "
+                             f"{data.tokenizer}: the data was made for another model")
+        config = dataclasses.replace(config, vocab_size=-(-need // 1024) * 1024)
+    if data.block_size != config.block_size:
+        if "block_size" in given or args.model not in ("0.1M", "0.3M", "toy", "3M"):
+            raise ValueError(f"block_size {config.block_size}, but the data is packed to {data.block_size}: "
+                             f"add --block_size {data.block_size}, or prepare it with --block_size {config.block_size}")
+        config = dataclasses.replace(config, block_size=data.block_size)
+    tokens, steps, *schedule = RECIPES[args.model]
+    hyper = Hyper(max(1, tokens // config.block_size), *[Hyper.grad_accum], *schedule, remat=config.n_embd >= 1024)
+    given = {f.name: getattr(args, f.name) for f in dataclasses.fields(Hyper) if getattr(args, f.name) is not None}
+    steps = steps if args.steps is None else args.steps
+    if args.steps is not None and args.anneal_steps is None:      # a shorter run still anneals to its end
+        given["anneal_steps"] = max(1, steps - given.get("warmup_steps", hyper.warmup_steps))
+    return config, dataclasses.replace(hyper, **given), steps
+
+
+def main():
+    args = parse_args()
+    tpu_mesh.start(args.coordinator, args.num_processes, args.process_id)
+    lead = jax.process_index() == 0
+    out = Path(args.out_dir)
+    source, meta = None, None
+    if args.init_from == "scratch" and tpu_mesh.checkpoints(out):
+        raise ValueError(f"{out} already holds a run: add --init_from resume to go on with it, or another --out_dir")
+    if args.init_from != "scratch":
+        source = tpu_mesh.find_checkpoint(out if args.init_from == "resume" else args.init_from)
+        meta = tpu_mesh.load_meta(source)
+    data = open_data(args.data)
+    config, hyper, steps = settle(args, data, meta)
+    tokenizer_files = [data.tokenizer] if data.tokenizer.endswith(".tiktoken") else []
+    tokenizer = Path(data.tokenizer).name if tokenizer_files else data.tokenizer
+    if meta and meta["tokenizer"] != tokenizer:
+        raise ValueError(f"{source} was trained with tokenizer {meta['tokenizer']}, {args.data} was made with {tokenizer}")
+
+    mesh = tpu_mesh.make_mesh(args.dp, args.fsdp, args.tp)
+    tpu_mesh.check_divides(config, hyper.batch_size, hyper.grad_accum, args.dp, args.fsdp, args.tp)
+    n_params, tokens_per_step = num_params(config), hyper.batch_size * config.block_size
+    part, parts = tpu_mesh.batch_rows(mesh)
+    say = print if lead else lambda *a, **k: None
+    say(f"model {args.model}: {n_params:,} parameters · mesh dp {args.dp} x fsdp {args.fsdp} x tp {args.tp} · "
+        f"{hyper.batch_size} x {config.block_size} = {tokens_per_step:,} tokens a step · {steps} steps · data {args.data}")
+
+    first = 0
+    if args.init_from == "resume":
+        first = meta["step"]
+        if meta["seed"] != args.seed or meta["data"] != args.data:
+            raise ValueError(f"{source} was run with --seed {meta['seed']} --data {meta['data']}: resume with the same")
+        state = restore(source, config, mesh, ("params", "m", "v")) | dict(step=jax.device_put(
+            jnp.int32(first), NamedSharding(mesh, P())))
+    else:
+        state = init_state(args.seed, config, mesh)
+        if source:
+            state["params"] = restore(source, config, mesh, ("params",))["params"]
+    if source:
+        say(f"from {source}" + (f", step {first}" if first else ", weights alone"))
+
+    step_fn, eval_fn = make_train_step(config, hyper, mesh), make_eval_loss(config, mesh)
+    if lead:
+        out.mkdir(parents=True, exist_ok=True)
+        metrics_file = out / "metrics.jsonl"
+        kept = [l for l in metrics_file.read_text().splitlines() if json.loads(l)["step"] <= first] \
+            if first and metrics_file.exists() else []
+        metrics_file.write_text("".join(l + "\n" for l in kept))
+
+    def batch(split, step):
+        return tpu_mesh.place_batch(get_batch(data, split, args.seed, step, hyper.batch_size, part, parts), mesh)
+
+    def evaluate():
+        return float(np.mean([float(eval_fn(state["params"], batch("val", i))) for i in range(4)]))
+
+    def save(step):
+        meta = dict(model=dataclasses.asdict(config), tokenizer="tokenizer.tiktoken" if tokenizer_files else tokenizer,
+                    data=args.data, seed=args.seed, hyper=dataclasses.asdict(hyper))
+        tpu_mesh.save_checkpoint(out, step, flatten(state), meta | dict(tokenizer=tokenizer), args.keep, tokenizer_files)
+
+    def report(step, metrics, seconds):
+        """Fetch the metrics of a step that is already done and write them down. A NaN ends the run."""
+        row = {k: float(metrics[k]) for k in ("loss", "lr", "grad_norm")}
+        if not math.isfinite(row["loss"] + row["grad_norm"]):
+            raise FloatingPointError(f"step {step}: loss {row['loss']}, gradient norm {row['grad_norm']}: stopped; the last "
+                                     f"checkpoint in {out} is from before. Try a lower --lr_max or more --warmup_steps")
+        rate = tokens_per_step / seconds
+        row = dict(step=step) | row | dict(tokens_per_s=round(rate), flops_per_s=rate * flops_per_token(config))
+        if "val_loss" in metrics:
+            row["val_loss"] = metrics["val_loss"]
+        if lead:
+            with open(metrics_file, "a") as f:
+                f.write(json.dumps(row) + "\n")
+        bar.set_postfix_str(f"loss {row['loss']:.3f} · {rate:,.0f} tokens/s")
+        bar.update()
+
+    # The metrics of step n are read while step n + 1 runs, so the device never waits for the host.
+    pending, done = None, first
+    clock = time.perf_counter()
+    bar = tqdm(total=steps, initial=first, unit="step", disable=not lead, dynamic_ncols=True, smoothing=0.05)
+    val = None
+    try:
+        for step in range(first, steps):
+            state, metrics = step_fn(state, batch("train", step))
+            done = step + 1
+            if pending:
+                report(*pending, time.perf_counter() - clock)
+                clock = time.perf_counter()
+            if done % args.eval_every == 0 or done == steps:
+                val = metrics["val_loss"] = evaluate()
+                bar.write(f"step {done:>6}  loss {float(metrics['loss']):.3f}  val_loss {val:.3f}  "
+                          f"norm {float(metrics['grad_norm']):.2f}")
+            pending = (done, metrics)
+            if done % args.save_every == 0 or done == steps:
+                report(*pending, time.perf_counter() - clock)        # never save what turned out to be NaN
+                clock, pending = time.perf_counter(), None
+                save(done)
+    except KeyboardInterrupt:
+        bar.close()
+        if done > first and pending:
+            save(done)
+        say(f"interrupted after step {done}: saved. Go on with the same command and --init_from resume")
+        raise
+    bar.close()
+    if first >= steps:
+        say(f"{source} is already at step {first}: raise --steps to train on")
+    if lead and val is not None and data.meta.get("miniature") == "mono":
+        finish(out, args, val)
+
+
+def finish(out, args, val):
+    """After a run on the miniature corpus: what it can do, and what to try next."""
+    from sample import solve_miniature
+    solved, total = solve_miniature(out)
+    print(f"held-out miniature problems, multi-turn, greedy: {solved} of {total} solved ({100 * solved / total:.0f} %)")
+    print(f"final val_loss {val:.3f}. Next:  python sample.py --ckpt {out}")
+
+
+if __name__ == "__main__":
+    cli(main)
