@@ -9,6 +9,7 @@ import argparse
 import base64
 import collections
 import concurrent.futures
+import contextlib
 import dataclasses
 import fcntl
 import hashlib
@@ -213,7 +214,7 @@ def train_bpe(texts, vocab_size):
             ranks[token] = len(vocab)
             vocab.append(token)
         changed = set()
-        for w in where.pop(pair):
+        for w in where.pop(pair, ()):
             old, new, i = words[w], [], 0
             while i < len(old):
                 if i + 1 < len(old) and (old[i], old[i + 1]) == pair:
@@ -234,3 +235,513 @@ def train_bpe(texts, vocab_size):
             if pair_count[p] > 0:
                 heapq.heappush(heap, (-pair_count[p], p))
     return ranks
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Filter and deduplicate (paper section 2.1, steps 1 and 2)
+
+# The six languages of BIGQUERY. The paper puts the language's name before each file but does not print the exact text;
+# ours is the name on a line of its own.
+LANGUAGES = {".c": "C", ".h": "C", ".cc": "C++", ".cpp": "C++", ".cxx": "C++", ".hpp": "C++", ".go": "Go", ".java": "Java",
+             ".js": "JavaScript", ".py": "Python"}
+MAX_FILE = 16 * 2 ** 20  # bytes; nobody wrote more by hand, and a worker holds whole files
+# Why a file is left out, in the order of the tests: a file counts under the first that it fails.
+REASONS = ("extension", "unreadable", "too_large", "empty", "not_utf8", "average_line", "longest_line", "digits", "duplicate")
+
+
+def filter_reason(raw):
+    """bytes of a file -> None, or the name of the first filter that drops it. The paper's filters are the last three."""
+    if not raw.strip():
+        return "empty"
+    try:
+        text = raw.decode("utf-8")
+    except UnicodeDecodeError:
+        return "not_utf8"
+    lengths = [len(line) for line in text.removesuffix("\n").split("\n")]
+    if sum(lengths) / len(lengths) >= 100:
+        return "average_line"
+    if max(lengths) > 1000:
+        return "longest_line"
+    if len(raw) - len(raw.translate(None, b"0123456789abcdefABCDEF")) > 0.9 * len(text):
+        return "digits"
+
+
+def walk(folders, skip=(), on_error=None):
+    """Yields (path, size in bytes) of every file below the folders, sorted; size is None for what is no regular file.
+
+    Links to folders are not followed, so loops end. Folders in `skip` (our own output) are passed over.
+    """
+    for top in folders:
+        for folder, names, files in os.walk(top, onerror=on_error):
+            names[:] = sorted(name for name in names if os.path.realpath(os.path.join(folder, name)) not in skip)
+            for file in sorted(files):
+                path = os.path.join(folder, file)
+                try:
+                    status = os.stat(path)
+                    yield path, status.st_size if stat.S_ISREG(status.st_mode) else None
+                except OSError:  # a link to itself or to nothing
+                    yield path, None
+
+
+def read_checked(path):
+    """Reads one file and puts it through the filters -> (reason or None, SHA-256 of the bytes or None, bytes or None)."""
+    try:
+        with open(path, "rb") as file:
+            raw = file.read(MAX_FILE + 1)
+    except OSError:
+        return "unreadable", None, None
+    reason = "too_large" if len(raw) > MAX_FILE else filter_reason(raw)
+    return (reason, None, None) if reason else (None, hashlib.sha256(raw).digest(), raw)
+
+
+def check_files(paths):
+    """Worker, first visit: [path] -> [(path, reason, digest)]."""
+    return [(path, *read_checked(path)[:2]) for path in paths]
+
+
+def tokenize_files(jobs):
+    """Worker, second visit: [(path, digest, prefix)] -> [uint16 ids, or None where the file has changed since the first]."""
+    documents = []
+    for path, digest, prefix in jobs:
+        _, now, raw = read_checked(path)
+        documents.append(np.array(WORKER.encode(prefix + raw.decode("utf-8")), np.uint16) if now == digest else None)
+    return documents
+
+
+def start_worker(tokenizer):
+    """Runs once in each worker process. Ctrl-C is the parent's business; a worker whose parent was killed leaves too."""
+    global WORKER
+    WORKER = get_tokenizer(tokenizer)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
+
+
+def bounded_map(pool, function, items, window):
+    """pool.map in order, with at most `window` items on the way: `items` may be endless, memory is not."""
+    pending = collections.deque()
+    for item in items:
+        pending.append(pool.submit(function, item))
+        if len(pending) >= window:
+            yield pending.popleft().result()
+    while pending:
+        yield pending.popleft().result()
+
+
+def batched(files, size=2 ** 20):
+    """(path, bytes) pairs -> lists of paths of about 1 MB together: work for some 0.1 s, little to keep in flight."""
+    batch, total = [], 0
+    for path, n_bytes in files:
+        batch.append(path)
+        total += n_bytes + 1024
+        if total >= size:
+            yield batch
+            batch, total = [], 0
+    if batch:
+        yield batch
+
+
+def prepare_documents(folders, extensions, tokenizer, workers, language_prefix, counts, total, skip):
+    """Steps 1 to 3: yields the uint16 ids of each file that stays. `counts` (a Counter) is filled on the way.
+
+    Two visits to each file, the second mostly from the page cache: the first decides (filters, digest), the second
+    tokenizes only what stays, so duplicates cost no tokenization and no text travels between processes. The set of
+    digests (32 bytes each) is the one thing that grows with the corpus: 0.1 GB a million distinct files.
+    """
+    def eligible():
+        for path, size in walk(folders, skip, lambda error: counts.update(["unreadable_folders"])):
+            counts["files_seen"] += 1
+            if os.path.splitext(path)[1].lower() not in extensions:
+                counts["extension"] += 1
+            elif size is None:
+                counts["unreadable"] += 1
+            elif size > MAX_FILE:
+                counts["too_large"] += 1
+            else:
+                yield path, size
+
+    def stay(pool):
+        seen = set()
+        for results in bounded_map(pool, check_files, batched(eligible()), 4 * workers):
+            jobs = []
+            for path, reason, digest in results:
+                reason = reason or ("duplicate" if digest in seen else None)
+                if reason:
+                    counts[reason] += 1
+                else:
+                    seen.add(digest)
+                    language = LANGUAGES[os.path.splitext(path)[1].lower()] + "\n" if language_prefix else ""
+                    jobs.append((path, digest, language))
+            bar.update(len(results))
+            yield jobs
+
+    context = multiprocessing.get_context("spawn")  # fork would copy whatever threads and locks the caller has
+    pool = concurrent.futures.ProcessPoolExecutor(workers, context, start_worker, (tokenizer,))
+    with tqdm(total=total, unit=" files", desc="filter, tokenize") as bar:
+        try:
+            for documents in bounded_map(pool, tokenize_files, stay(pool), 4 * workers):
+                for ids in documents:
+                    if ids is None:
+                        counts["unreadable"] += 1
+                    else:
+                        yield ids
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Shuffle and pack (steps 4 and 5)
+
+SHARD = 2 ** 27       # tokens a shard file: 256 MB
+BUCKET = 2 ** 26      # bytes of text that share a bucket of the shuffle: what `pack` holds in memory, and no more
+MARKER = "unfinished"  # tells a half-written folder of ours from any other folder of that name
+
+
+@contextlib.contextmanager
+def unfinished_folder(folder):
+    """An empty folder for the time of writing: what a killed run left in it goes, a stranger's folder is refused."""
+    marker = folder / MARKER
+    if folder.exists() and not marker.exists() and any(folder.iterdir()):
+        raise ValueError(f"{folder} exists and is not an unfinished run of ours: delete it, or choose another --out")
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(marker, "w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the kernel gives it back however the process ends
+        except BlockingIOError:
+            raise ValueError(f"{folder} is being written by another run: wait for it, or choose another --out") from None
+        for path in folder.iterdir():
+            if path != marker:
+                path.unlink()
+        try:
+            yield
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+
+
+class ShardWriter:
+    """The token stream of one split, cut into shard files that each hold whole sequences and one token more."""
+
+    def __init__(self, folder, split, block_size):
+        self.folder, self.split, self.block_size = folder, split, block_size
+        self.capacity = max(1, SHARD // block_size) * block_size + 1
+        self.documents = self.tokens = self.sequences = 0
+        self.shards, self.file, self.written, self.last = [], None, 0, None
+
+    def add(self, ids):
+        """Appends one document."""
+        self.documents += 1
+        self.tokens += len(ids)
+        while len(ids):
+            if self.file is None:
+                self.file = open(self.folder / f"{self.split}{len(self.shards):05d}.bin", "wb")
+                if self.last is not None:  # the last target of one shard is the first input of the next
+                    self.file.write(self.last.tobytes())
+                self.written = int(self.last is not None)
+            part, ids = np.split(ids, [self.capacity - self.written])
+            self.file.write(part.tobytes())
+            self.written += len(part)
+            self.last = part[-1:]
+            if self.written == self.capacity:
+                self.end_shard()
+
+    def end_shard(self):
+        """Closes the open file after its last whole sequence; a file without one goes."""
+        sequences = (self.written - 1) // self.block_size
+        self.file.truncate(2 * (sequences * self.block_size + 1))
+        self.file.close()
+        if sequences:
+            self.shards.append({"file": Path(self.file.name).name, "sequences": sequences})
+            self.sequences += sequences
+        else:
+            os.unlink(self.file.name)
+        self.file = None
+
+    def close(self):
+        """After the last document."""
+        if self.file is not None:
+            self.end_shard()
+
+    @property
+    def unused(self):
+        """Tokens after the last whole sequence."""
+        return self.tokens - (self.sequences * self.block_size + 1 if self.sequences else 0)
+
+
+def pack(documents, out, tokenizer, block_size, val_fraction, seed, n_buckets=1, about=None):
+    """Shuffles documents and packs them into sequences of block_size tokens; writes shards and meta.json; returns the meta.
+
+    documents: iterator of id lists or arrays, each without the end of text, which is added after each one.
+    Any corpus is shuffled in the memory of one bucket: each document goes to the end of a bucket file drawn at random, then
+    each bucket is read whole and its documents are permuted. Together that is one uniform shuffle of all documents.
+    The first val_fraction of the documents, in that order, are the validation split (at least one whole sequence of it),
+    so no document is in both. A shard holds n * block_size + 1 tokens: sequence i is tokens i * block_size to
+    (i + 1) * block_size inclusive, its last target is the next one's first input. Nothing is padded; the tokens after the
+    last whole sequence of a split are counted as unused. Written to OUT.tmp, renamed at the end.
+    """
+    out, temporary = Path(out), Path(f"{out}.tmp")
+    if tokenizer.n_vocab > 65536:
+        raise ValueError(f"tokenizer {tokenizer.name} has {tokenizer.n_vocab} ids, shards of uint16 hold 65536 at most")
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ValueError(f"{out} exists already: delete it, or choose another --out")
+    with unfinished_folder(temporary):
+        rng = np.random.default_rng(seed)
+        n_documents = 0
+        for ids in documents:
+            with open(temporary / f"bucket{rng.integers(n_buckets)}", "ab") as file:
+                file.write(np.append(ids, tokenizer.eot).astype(np.uint16).tobytes())
+            n_documents += 1
+        if not n_documents:
+            raise ValueError("no document is left after the filters: look at --input and --extensions")
+
+        n_val = max(1, round(val_fraction * n_documents)) if val_fraction else 0
+        val, train = ShardWriter(temporary, "val", block_size), ShardWriter(temporary, "train", block_size)
+        for bucket in tqdm(range(n_buckets), unit=" buckets", desc="shuffle, pack", disable=n_buckets == 1):
+            path = temporary / f"bucket{bucket}"
+            if not path.exists():
+                continue
+            ids = np.fromfile(path, np.uint16)
+            path.unlink()
+            pieces = np.split(ids, np.flatnonzero(ids == tokenizer.eot) + 1)[:-1]
+            for i in rng.permutation(len(pieces)):
+                to_val = n_val and (val.documents < n_val or val.tokens <= block_size)
+                (val if to_val else train).add(pieces[i])
+        splits = {"train": train, "val": val}
+        for split, writer in splits.items():
+            writer.close()
+            if not writer.shards and (split == "train" or n_val):
+                raise ValueError(f"{train.tokens + val.tokens} tokens in all do not fill one sequence of {block_size} tokens "
+                                 f"for {split}: use a smaller --block_size or more text")
+        name = tokenizer.name
+        if name.endswith(".tiktoken"):  # the folder keeps its own copy and can be moved
+            shutil.copyfile(name, temporary / Path(name).name)
+            name = Path(name).name
+        meta = {"tokenizer": name, "vocab_size": tokenizer.n_vocab, "eot": tokenizer.eot, "block_size": block_size,
+                "dtype": "uint16", "seed": seed, "val_fraction": val_fraction, **(about or {}),
+                "documents": {split: writer.documents for split, writer in splits.items()},
+                "tokens": {split: writer.tokens for split, writer in splits.items()},
+                "sequences": {split: writer.sequences for split, writer in splits.items()},
+                "unused_tokens": {split: writer.unused for split, writer in splits.items()},
+                "shards": {split: writer.shards for split, writer in splits.items()}}
+        (temporary / "meta.json").write_text(json.dumps(meta, indent=1) + "\n")
+        os.replace(temporary, out)
+        (out / MARKER).unlink()
+    return meta
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Batches
+
+MINIATURE = {"n": 12000, "block_size": 256, "val_fraction": 0.02, "seed": 0}  # the small corpus that is made on first use
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+    """A folder of packed sequences, opened. Shards are memory maps: opening costs nothing, reading costs what is read."""
+    folder: Path
+    meta: dict
+    tokenizer: str  # for get_tokenizer
+    block_size: int
+    shards: dict    # split -> list of uint16 arrays
+    starts: dict    # split -> number of the first sequence of each shard, and the number of all at the end
+
+
+def open_data(spec):
+    """A folder made by `prepare`, or "miniature:mono", "miniature:multi", "miniature:nl" -> Data.
+
+    FileNotFoundError where there is no such folder, ValueError where its meta.json and its shards do not agree.
+    """
+    folder = open_miniature(spec.split(":")[1]) if str(spec).startswith("miniature:") else Path(spec)
+    if not (folder / "meta.json").is_file():
+        raise FileNotFoundError(f"{folder} holds no prepared data (no meta.json): python data.py prepare --out {folder} ...")
+    try:
+        meta = json.loads((folder / "meta.json").read_text())
+        block_size, tokenizer = meta["block_size"], meta["tokenizer"]
+        shards, starts = {}, {}
+        for split, rows in meta["shards"].items():
+            shards[split] = [np.memmap(folder / row["file"], np.uint16, "r") for row in rows]
+            starts[split] = np.cumsum([0] + [row["sequences"] for row in rows])
+            for row, shard in zip(rows, shards[split]):
+                if len(shard) != row["sequences"] * block_size + 1:
+                    raise ValueError(f"{row['file']} has {len(shard)} tokens, {row['sequences'] * block_size + 1} expected")
+    except (KeyError, TypeError, AttributeError, ValueError, OSError) as error:
+        raise ValueError(f"the data in {folder} is damaged ({error}): prepare it again") from error
+    tokenizer = str(folder / tokenizer) if tokenizer.endswith(".tiktoken") else tokenizer
+    return Data(folder, meta, tokenizer, block_size, shards, starts)
+
+
+def open_miniature(kind):
+    """Makes the miniature corpus (a few seconds, once) and returns its folder under out/, named after all that it depends on."""
+    if kind not in ("mono", "multi", "nl"):
+        raise ValueError(f"unknown corpus miniature:{kind}: use miniature:mono, miniature:multi or miniature:nl")
+    from miniature import corpus
+    vocab = PROJECT / "miniature" / "miniature.tiktoken"
+    if not vocab.is_file():
+        raise FileNotFoundError(f"{vocab} is missing: it belongs to the project")
+    depends = Path(corpus.__file__).read_bytes() + vocab.read_bytes() + json.dumps(MINIATURE).encode()
+    folder = PROJECT / "out" / f"miniature-{kind}-{hashlib.sha256(depends).hexdigest()[:12]}"
+    folder.parent.mkdir(exist_ok=True)
+    with open(folder.parent / ".miniature.lock", "w") as lock:  # several processes may start at once: one makes it, the others wait
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (folder / "meta.json").is_file():
+            tokenizer = get_tokenizer("miniature")
+            texts = corpus.documents(kind, MINIATURE["seed"], MINIATURE["n"])
+            texts = tqdm(texts, total=MINIATURE["n"], unit=" programs", desc=f"miniature:{kind}")
+            pack((tokenizer.encode(text) for text in texts), folder, tokenizer, MINIATURE["block_size"],
+                 MINIATURE["val_fraction"], MINIATURE["seed"], about={"miniature": kind})
+    return folder
+
+
+def permute(index, n, key):
+    """index (array of ints below n) -> their places in a permutation of n drawn by key (a tuple of ints), each below n.
+
+    A Feistel network over the next even number of bits; a place that falls outside n is sent through again until it falls
+    inside. So an epoch's order takes no memory: a table would be 0.3 GB for the 35 million sequences of BIGPYTHON.
+    """
+    half = np.uint64(max(1, (int(n - 1).bit_length() + 1) // 2))
+    mask = (np.uint64(1) << half) - np.uint64(1)
+    keys = np.random.SeedSequence(key).generate_state(12, np.uint64).reshape(6, 2)
+    place = np.array(index, np.uint64)
+    todo = np.arange(len(place))
+    while len(todo):
+        left, right = place[todo] >> half, place[todo] & mask
+        for add, multiply in keys:  # six rounds; a round is a multiply-and-shift hash of one half into the other
+            mixed = (right + add) * (multiply | np.uint64(1))
+            mixed = (mixed ^ (mixed >> np.uint64(29))) * np.uint64(0x9E3779B97F4A7C15)
+            left, right = right, left ^ ((mixed >> np.uint64(32)) & mask)
+        place[todo] = (left << half) | right
+        todo = todo[place[todo] >= n]
+    return place.astype(np.int64)
+
+
+def get_batch(data, split, seed, step, batch_size, process_id=0, num_processes=1):
+    """Rows of global batch number `step` -> int32 (batch_size // num_processes, block_size + 1); x = b[:, :-1], y = b[:, 1:].
+
+    A function of its arguments and nothing else: no loader state to save. Steps read the sequences of the split in an order
+    drawn anew for each epoch, each once an epoch; a batch may run over the end of an epoch, or be longer than one. The
+    processes' parts, one after the other, are the batch that a single process reads.
+    """
+    if batch_size % num_processes or not 0 <= process_id < num_processes:
+        raise ValueError(f"batch_size {batch_size} does not divide over {num_processes} processes (this is {process_id})")
+    n = int(data.starts[split][-1])
+    if not n:
+        raise ValueError(f"{data.folder} has no {split} sequences: prepare it with --val_fraction above 0")
+    local = batch_size // num_processes
+    epoch, place = np.divmod(step * batch_size + process_id * local + np.arange(local), n)
+    row = np.empty(local, np.int64)
+    for e in np.unique(epoch):
+        row[epoch == e] = permute(place[epoch == e], n, (seed, int(e)))
+    batch = np.empty((local, data.block_size + 1), np.int32)
+    for i, (r, shard) in enumerate(zip(row, np.searchsorted(data.starts[split], row, "right") - 1)):
+        start = (r - data.starts[split][shard]) * data.block_size
+        batch[i] = data.shards[split][shard][start:start + data.block_size + 1]
+    return batch
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Commands
+
+def settle_input(args):
+    """Checks --input and --extensions -> the set of extensions, with the dot, in lower case."""
+    for folder in args.input:
+        if not os.path.isdir(folder):
+            raise FileNotFoundError(f"--input {folder}: no such folder")
+    extensions = {"." + e.strip().lower().lstrip(".") for e in args.extensions.split(",") if e.strip(" .")}
+    if not extensions:
+        raise ValueError("--extensions is empty: give at least one, such as .py")
+    return extensions
+
+
+def prepare(args):
+    """The five steps over the folders of --input; prints what came out."""
+    extensions = settle_input(args)
+    if not 0 <= args.val_fraction < 1:
+        raise ValueError(f"--val_fraction {args.val_fraction}: must be at least 0 and below 1")
+    if args.block_size < 1 or args.workers < 1 or args.seed < 0:
+        raise ValueError("--block_size and --workers must be at least 1, --seed at least 0")
+    if args.language_prefix and extensions - set(LANGUAGES):
+        raise ValueError(f"--language_prefix knows no language for {', '.join(sorted(extensions - set(LANGUAGES)))}; it knows "
+                         f"{', '.join(LANGUAGES)}")
+    tokenizer = get_tokenizer(args.tokenizer)
+    skip = {os.path.realpath(args.out), os.path.realpath(args.out + ".tmp")}
+    sizes = [0, 0]  # a first walk, without opening a file: for the progress bar and for the number of buckets
+    for path, size in walk(args.input, skip):
+        if os.path.splitext(path)[1].lower() in extensions and size is not None and size <= MAX_FILE:
+            sizes[0] += 1
+            sizes[1] += size
+    if not sizes[0]:
+        raise ValueError(f"no {' or '.join(sorted(extensions))} file in {' '.join(args.input)}")
+
+    counts = collections.Counter()
+    about = {"extensions": sorted(extensions), "language_prefix": args.language_prefix, "files_seen": 0, "kept": 0,
+             "dropped": {}, "unreadable_folders": 0}
+
+    def documents():
+        yield from prepare_documents(args.input, extensions, args.tokenizer, args.workers, args.language_prefix, counts,
+                                     sizes[0], skip)
+        about["dropped"] = {reason: counts[reason] for reason in REASONS}
+        about["files_seen"], about["unreadable_folders"] = counts["files_seen"], counts["unreadable_folders"]
+        about["kept"] = counts["files_seen"] - sum(about["dropped"].values())
+
+    with contextlib.closing(documents()) as stream:
+        meta = pack(stream, args.out, tokenizer, args.block_size, args.val_fraction, args.seed, 1 + sizes[1] // BUCKET, about)
+    dropped = ", ".join(f"{reason} {n:,}" for reason, n in meta["dropped"].items() if n)
+    print(f"{meta['files_seen']:,} files, {meta['kept']:,} kept; dropped: {dropped or 'none'}")
+    for split in ("train", "val"):
+        print(f"{split:5} {meta['documents'][split]:,} documents, {meta['tokens'][split]:,} tokens, "
+              f"{meta['sequences'][split]:,} sequences of {args.block_size}")
+    print(f"written to {args.out}. Next:  python train.py --data {args.out}")
+
+
+def train_bpe_command(args):
+    """Learns a BPE from the files of --input that pass the filters."""
+    extensions = settle_input(args)
+    if not args.out.endswith(".tiktoken"):
+        raise ValueError(f"--out {args.out}: the name must end in .tiktoken")
+    if os.path.exists(args.out):
+        raise ValueError(f"{args.out} exists already: delete it, or choose another --out")
+
+    def texts():
+        for path, size in tqdm(walk(args.input), unit=" files", desc="read"):
+            if os.path.splitext(path)[1].lower() in extensions and size is not None:
+                reason, _, raw = read_checked(path)
+                if not reason:
+                    n_texts[0] += 1
+                    yield raw.decode("utf-8")
+
+    n_texts = [0]
+    ranks = train_bpe(texts(), args.vocab_size)
+    if not n_texts[0]:
+        raise ValueError(f"no {' or '.join(sorted(extensions))} file in {' '.join(args.input)} passes the filters")
+    Path(args.out).parent.mkdir(parents=True, exist_ok=True)
+    write_tiktoken(args.out, ranks)
+    short = "" if len(ranks) + 1 == args.vocab_size else f" (fewer than {args.vocab_size}: no pair is left that occurs twice)"
+    print(f"{len(ranks)} tokens and the end of text{short}, from {n_texts[0]:,} files, written to {args.out}")
+
+
+def main(argv=None):
+    parser = one_line_errors(argparse.ArgumentParser(prog="data.py", description=__doc__.splitlines()[0], allow_abbrev=False))
+    commands = parser.add_subparsers(dest="command", required=True, metavar="prepare | train-bpe")
+    p = one_line_errors(commands.add_parser("prepare", help="folders of source files to shards of packed sequences", allow_abbrev=False))
+    p.add_argument("--input", nargs="+", required=True, metavar="DIR", help="folders to read, with all below them")
+    p.add_argument("--out", required=True, metavar="DIR", help="folder to make")
+    p.add_argument("--tokenizer", default="codegen", help="gpt2, codegen, bytes, miniature or a .tiktoken file (default codegen)")
+    p.add_argument("--extensions", default=".py", help="which files, separated by commas (default .py)")
+    p.add_argument("--block_size", type=int, default=2048, help="tokens a sequence (default 2048)")
+    p.add_argument("--val_fraction", type=float, default=0.01, help="part of the documents for validation (default 0.01)")
+    p.add_argument("--seed", type=int, default=0, help="of the shuffle (default 0)")
+    p.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)), help="processes (default one a core)")
+    p.add_argument("--language_prefix", action="store_true", help="begin each document with its language's name, as BIGQUERY does")
+    b = one_line_errors(commands.add_parser("train-bpe", help="learn a byte-level BPE, digits kept single", allow_abbrev=False))
+    b.add_argument("--input", nargs="+", required=True, metavar="DIR", help="folders to read, with all below them")
+    b.add_argument("--vocab_size", type=int, required=True, help="number of ids, end of text included")
+    b.add_argument("--out", required=True, metavar="FILE.tiktoken", help="file to write")
+    b.add_argument("--extensions", default=".py", help="which files, separated by commas (default .py)")
+    args = parser.parse_args(argv)
+    workers = args.workers if args.command == "prepare" else 1
+    print(f"data.py: CPU, {workers} process{'es' if workers != 1 else ''}", flush=True)
+    prepare(args) if args.command == "prepare" else train_bpe_command(args)
+
+
+if __name__ == "__main__":
+    cli(main)
