@@ -1,4 +1,4 @@
-"""Text to batches: tokenizers, the paper's five steps of data preparation (section 2.1), and batches as a function of the step.
+"""From source files to batches: tokenizers, the paper's five steps of preparation (section 2.1), batches by step.
 
     python data.py prepare --input DIR ... --out DIR            filter, deduplicate, tokenize, shuffle, pack
     python data.py train-bpe --input DIR --vocab_size N --out FILE.tiktoken
@@ -30,10 +30,11 @@ import tiktoken
 from tqdm import tqdm
 
 PROJECT = Path(__file__).resolve().parent
+CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()  # ours, not the machine's
 
 
 def cli(main):
-    """Runs a script's main(). Bad input (ValueError, OSError) ends as one line on stderr and exit code 2, Ctrl-C as 130."""
+    """Runs a script's main(): bad input (ValueError, OSError) is one line on stderr and exit code 2, Ctrl-C is 130."""
     try:
         main()
         sys.stdout.flush()
@@ -59,27 +60,27 @@ def one_line_errors(parser):
 GPT2_URL = "https://openaipublic.blob.core.windows.net/encodings/r50k_base.tiktoken"
 END_OF_TEXT = b"<|endoftext|>"  # how the separator shows when it is decoded; this text in a file is ordinary text
 
-# CodeGen adds 38 whitespace runs to GPT-2's 50,257 entries: 31 down to 2 spaces are ids 50257 to 50286, 9 down to 2 tabs
-# are 50287 to 50294. tiktoken tries special tokens in no fixed order, so it would not always take the longest run:
-# the text is split by WHITESPACE_RUN, whose greedy {2,31} does. 32 spaces are 31 and one that is left to the BPE.
+# CodeGen adds 38 whitespace runs to GPT-2's 50,257 entries: 31 down to 2 spaces are ids 50257 to 50286, 9 down to 2
+# tabs are 50287 to 50294. As special tokens of tiktoken they would not always match at their longest, so the text is
+# split here, by a greedy regex. 32 spaces are a run of 31 and one space that is left to the BPE.
 RUNS = [b" " * n for n in range(31, 1, -1)] + [b"\t" * n for n in range(9, 1, -1)]
 # A lone surrogate is no valid UTF-8, hence nothing that tiktoken can encode: it goes in as its three bytes.
 SURROGATE = re.compile("([\ud800-\udfff])")
 WHITESPACE_RUN = re.compile("( {2,31}|\t{2,9}|[\ud800-\udfff])")
-# BPE takes time n log n or n^2 in the length of one word, and a regex with lookahead backtracks over it: cut the endless ones.
+# A merge takes up to n^2 steps in the length of one word and a regex may backtrack over it: cut the endless ones.
 ENDLESS = re.compile(r"(\S{4000}|\s{4000})")
 
-# How the text is cut before the merges of every .tiktoken file: a digit alone; a line break with the blank lines and the
-# indentation that follow it (one token a Python line start); letters, then the rest, each with the space before. "Letter"
-# is every character but the ASCII non-letters, so that Python's re (trainer) and Rust's regex (tiktoken) cut alike.
-PATTERN = (r"[0-9]|[\r\n][ \t\r\n]*| ?[^\x00-@\[-`{-\x7f]+| ?[!-/:-@\[-`{-~\x00-\x08\x0b\x0c\x0e-\x1f\x7f]+|[ \t]+")
+# How the text is cut before the merges, for every .tiktoken file: a digit alone; a line break with the blank lines and
+# the indentation after it (so a Python line starts with one token); letters, and all else, each with a space before.
+# "Letters" are all characters but ASCII's non-letters: Python's re (trainer) and Rust's regex (tiktoken) cut alike.
+PATTERN = r"[0-9]|[\r\n][ \t\r\n]*| ?[^\x00-@\[-`{-\x7f]+| ?[!-/:-@\[-`{-~\x00-\x08\x0b\x0c\x0e-\x1f\x7f]+|[ \t]+"
 
 
 @dataclasses.dataclass(frozen=True)
 class Tokenizer:
     """Byte-level tokenizer with decode(encode(s)) == s for every str s. Made by `get_tokenizer`."""
     name: str
-    vocab: list              # the bytes of each id; the last but for CodeGen's runs is the end of text
+    vocab: list = dataclasses.field(repr=False)  # the bytes of each id, end of text included
     eot: int                 # id that ends each document; encode() never returns it
     bpe: object = None       # tiktoken.Encoding, or None for plain bytes
     split: object = SURROGATE
@@ -106,7 +107,7 @@ class Tokenizer:
         return ids
 
     def decode_bytes(self, ids):
-        """ids -> bytes, for callers that stream: a character may be spread over tokens. ValueError for an unknown id."""
+        """ids -> bytes, for streaming: a character may be spread over tokens. ValueError for an unknown id."""
         for i in ids:
             if not 0 <= i < len(self.vocab):
                 raise ValueError(f"token id {i} is outside the tokenizer {self.name} (0 to {len(self.vocab) - 1})")
@@ -150,8 +151,8 @@ def gpt2_encoding():
         return tiktoken.get_encoding("r50k_base")
     except Exception as error:  # requests' own errors, a checksum that differs, a cache folder that cannot be written
         file = hashlib.sha1(GPT2_URL.encode()).hexdigest()
-        raise ValueError(f"GPT-2's vocabulary cannot be loaded ({type(error).__name__}): download {GPT2_URL}, save it as "
-                         f"DIR/{file} and set TIKTOKEN_CACHE_DIR=DIR") from error
+        raise ValueError(f"GPT-2's vocabulary cannot be loaded ({type(error).__name__}): download {GPT2_URL}, "
+                         f"save it as DIR/{file} and set TIKTOKEN_CACHE_DIR=DIR") from error
 
 
 def read_tiktoken(path):
@@ -181,19 +182,19 @@ def write_tiktoken(path, ranks):
 def train_bpe(texts, vocab_size):
     """Byte-pair encoding learned from an iterable of str -> dict bytes -> rank, at most vocab_size - 1 entries.
 
-    The id after the last rank is the end of text, so vocab_size is what the model sees. Fewer entries come back when the
-    text has no pair left that occurs twice. Sennrich et al. 2016, on bytes, inside the pieces that PATTERN cuts.
+    The id after the last rank is the end of text, so vocab_size is what the model sees. Fewer entries come back when
+    the text has no pair left that occurs twice. Sennrich et al. 2016, on bytes, inside the pieces that PATTERN cuts.
     """
     if not 257 <= vocab_size <= 65536:
-        raise ValueError(f"vocab_size {vocab_size}: must be 257 (256 bytes and the end of text) to 65536 (uint16 shards)")
+        raise ValueError(f"vocab_size {vocab_size}: must be 257 (256 bytes, end of text) to 65536 (uint16 shards)")
     counts = collections.Counter()
     for text in texts:
         counts.update(re.findall(PATTERN, text))
     words = [list(word.encode("utf-8", "surrogatepass")) for word in counts]
     weights = list(counts.values())
 
-    # Each merge touches only the words that hold its pair: `where` finds them, pair_count is kept up to date, and the heap
-    # gets a new entry whenever a count changes. An entry that disagrees with pair_count is stale and skipped.
+    # Each merge touches only the words that hold its pair: `where` finds them, pair_count is kept up to date, and the
+    # heap gets a new entry whenever a count changes. An entry that disagrees with pair_count is stale and skipped.
     pair_count, where = collections.Counter(), collections.defaultdict(set)
     for w, word in enumerate(words):
         for pair in zip(word, word[1:]):
@@ -242,15 +243,16 @@ def train_bpe(texts, vocab_size):
 
 # The six languages of BIGQUERY. The paper puts the language's name before each file but does not print the exact text;
 # ours is the name on a line of its own.
-LANGUAGES = {".c": "C", ".h": "C", ".cc": "C++", ".cpp": "C++", ".cxx": "C++", ".hpp": "C++", ".go": "Go", ".java": "Java",
-             ".js": "JavaScript", ".py": "Python"}
+LANGUAGES = {".c": "C", ".h": "C", ".cc": "C++", ".cpp": "C++", ".cxx": "C++", ".hpp": "C++", ".go": "Go",
+             ".java": "Java", ".js": "JavaScript", ".py": "Python"}
 MAX_FILE = 16 * 2 ** 20  # bytes; nobody wrote more by hand, and a worker holds whole files
 # Why a file is left out, in the order of the tests: a file counts under the first that it fails.
-REASONS = ("extension", "unreadable", "too_large", "empty", "not_utf8", "average_line", "longest_line", "digits", "duplicate")
+REASONS = ("extension", "unreadable", "too_large", "empty", "not_utf8", "average_line", "longest_line", "digits",
+           "duplicate")
 
 
 def filter_reason(raw):
-    """bytes of a file -> None, or the name of the first filter that drops it. The paper's filters are the last three."""
+    """bytes of a file -> None, or the first filter that drops it. The last three filters are the paper's."""
     if not raw.strip():
         return "empty"
     try:
@@ -284,7 +286,7 @@ def walk(folders, skip=(), on_error=None):
 
 
 def read_checked(path):
-    """Reads one file and puts it through the filters -> (reason or None, SHA-256 of the bytes or None, bytes or None)."""
+    """One file through the filters -> (None, SHA-256, bytes), or (reason, None, None) where it is dropped."""
     try:
         with open(path, "rb") as file:
             raw = file.read(MAX_FILE + 1)
@@ -300,7 +302,7 @@ def check_files(paths):
 
 
 def tokenize_files(jobs):
-    """Worker, second visit: [(path, digest, prefix)] -> [uint16 ids, or None where the file has changed since the first]."""
+    """Worker, second visit: [(path, digest, prefix)] -> [uint16 ids, or None where the file has changed since]."""
     documents = []
     for path, digest, prefix in jobs:
         _, now, raw = read_checked(path)
@@ -309,7 +311,7 @@ def tokenize_files(jobs):
 
 
 def start_worker(tokenizer):
-    """Runs once in each worker process. Ctrl-C is the parent's business; a worker whose parent was killed leaves too."""
+    """Runs once in each worker. Ctrl-C is the parent's business; a worker whose parent was killed leaves too."""
     global WORKER
     WORKER = get_tokenizer(tokenizer)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -408,7 +410,7 @@ def unfinished_folder(folder):
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the kernel gives it back however the process ends
         except BlockingIOError:
-            raise ValueError(f"{folder} is being written by another run: wait for it, or choose another --out") from None
+            raise ValueError(f"another run is writing {folder}: wait for it, or choose another --out") from None
         for path in folder.iterdir():
             if path != marker:
                 path.unlink()
@@ -469,15 +471,15 @@ class ShardWriter:
 
 
 def pack(documents, out, tokenizer, block_size, val_fraction, seed, n_buckets=1, about=None):
-    """Shuffles documents and packs them into sequences of block_size tokens; writes shards and meta.json; returns the meta.
+    """Shuffles documents, packs them into sequences of block_size, writes shards and meta.json; returns the meta.
 
     documents: iterator of id lists or arrays, each without the end of text, which is added after each one.
-    Any corpus is shuffled in the memory of one bucket: each document goes to the end of a bucket file drawn at random, then
-    each bucket is read whole and its documents are permuted. Together that is one uniform shuffle of all documents.
-    The first val_fraction of the documents, in that order, are the validation split (at least one whole sequence of it),
-    so no document is in both. A shard holds n * block_size + 1 tokens: sequence i is tokens i * block_size to
-    (i + 1) * block_size inclusive, its last target is the next one's first input. Nothing is padded; the tokens after the
-    last whole sequence of a split are counted as unused. Written to OUT.tmp, renamed at the end.
+    Any corpus is shuffled in the memory of one bucket: each document goes to the end of a bucket file drawn at random,
+    then each bucket is read whole and its documents are permuted, which together is one uniform shuffle of them all.
+    The first val_fraction of the documents in that order are the validation split (one whole sequence at least), so no
+    document is in both. A shard holds n * block_size + 1 tokens; sequence i is tokens i * block_size to
+    (i + 1) * block_size, both included: its last target is the next one's first input. Nothing is padded; the tokens
+    after the last whole sequence of a split are counted as unused. Written to OUT.tmp, renamed at the end.
     """
     out, temporary = Path(out), Path(f"{out}.tmp")
     if tokenizer.n_vocab > 65536:
@@ -510,7 +512,7 @@ def pack(documents, out, tokenizer, block_size, val_fraction, seed, n_buckets=1,
         for split, writer in splits.items():
             writer.close()
             if not writer.shards and (split == "train" or n_val):
-                raise ValueError(f"{train.tokens + val.tokens} tokens in all do not fill one sequence of {block_size} tokens "
+                raise ValueError(f"{train.tokens + val.tokens} tokens in all do not fill one sequence of {block_size} "
                                  f"for {split}: use a smaller --block_size or more text")
         name = tokenizer.name
         if name.endswith(".tiktoken"):  # the folder keeps its own copy and can be moved
@@ -532,12 +534,12 @@ def pack(documents, out, tokenizer, block_size, val_fraction, seed, n_buckets=1,
 # ---------------------------------------------------------------------------------------------------------------------
 # Batches
 
-MINIATURE = {"n": 12000, "block_size": 256, "val_fraction": 0.02, "seed": 0}  # the small corpus that is made on first use
+MINIATURE = {"n": 12000, "block_size": 256, "val_fraction": 0.02, "seed": 0}  # made on first use
 
 
 @dataclasses.dataclass(frozen=True)
 class Data:
-    """A folder of packed sequences, opened. Shards are memory maps: opening costs nothing, reading costs what is read."""
+    """A folder of packed sequences, opened. Shards are memory maps: only the rows of a batch are ever read."""
     folder: Path
     meta: dict
     tokenizer: str  # for get_tokenizer
@@ -553,7 +555,7 @@ def open_data(spec):
     """
     folder = open_miniature(spec.split(":")[1]) if str(spec).startswith("miniature:") else Path(spec)
     if not (folder / "meta.json").is_file():
-        raise FileNotFoundError(f"{folder} holds no prepared data (no meta.json): python data.py prepare --out {folder} ...")
+        raise FileNotFoundError(f"{folder} holds no prepared data: make it with python data.py prepare --out {folder}")
     try:
         meta = json.loads((folder / "meta.json").read_text())
         block_size, tokenizer = meta["block_size"], meta["tokenizer"]
@@ -562,8 +564,9 @@ def open_data(spec):
             shards[split] = [np.memmap(folder / row["file"], np.uint16, "r") for row in rows]
             starts[split] = np.cumsum([0] + [row["sequences"] for row in rows])
             for row, shard in zip(rows, shards[split]):
-                if len(shard) != row["sequences"] * block_size + 1:
-                    raise ValueError(f"{row['file']} has {len(shard)} tokens, {row['sequences'] * block_size + 1} expected")
+                expected = row["sequences"] * block_size + 1
+                if len(shard) != expected:
+                    raise ValueError(f"{row['file']} has {len(shard)} tokens, not {expected}")
     except (KeyError, TypeError, AttributeError, ValueError, OSError) as error:
         raise ValueError(f"the data in {folder} is damaged ({error}): prepare it again") from error
     tokenizer = str(folder / tokenizer) if tokenizer.endswith(".tiktoken") else tokenizer
@@ -571,7 +574,7 @@ def open_data(spec):
 
 
 def open_miniature(kind):
-    """Makes the miniature corpus (a few seconds, once) and returns its folder under out/, named after all that it depends on."""
+    """Makes the miniature corpus (seconds, once) in a folder under out/ that is named after all that it depends on."""
     if kind not in ("mono", "multi", "nl"):
         raise ValueError(f"unknown corpus miniature:{kind}: use miniature:mono, miniature:multi or miniature:nl")
     from miniature import corpus
@@ -581,8 +584,8 @@ def open_miniature(kind):
     depends = Path(corpus.__file__).read_bytes() + vocab.read_bytes() + json.dumps(MINIATURE).encode()
     folder = PROJECT / "out" / f"miniature-{kind}-{hashlib.sha256(depends).hexdigest()[:12]}"
     folder.parent.mkdir(exist_ok=True)
-    with open(folder.parent / ".miniature.lock", "w") as lock:  # several processes may start at once: one makes it, the others wait
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with open(folder.parent / ".miniature.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # several processes may start at once: one makes it, the others wait
         if not (folder / "meta.json").is_file():
             tokenizer = get_tokenizer("miniature")
             texts = corpus.documents(kind, MINIATURE["seed"], MINIATURE["n"])
@@ -595,8 +598,8 @@ def open_miniature(kind):
 def permute(index, n, key):
     """index (array of ints below n) -> their places in a permutation of n drawn by key (a tuple of ints), each below n.
 
-    A Feistel network over the next even number of bits; a place that falls outside n is sent through again until it falls
-    inside. So an epoch's order takes no memory: a table would be 0.3 GB for the 35 million sequences of BIGPYTHON.
+    A Feistel network over the next even number of bits; a place that falls outside n is sent through again until it
+    falls inside. So an epoch's order takes no memory: BIGPYTHON's 35 million sequences would be a table of 0.3 GB.
     """
     half = np.uint64(max(1, (int(n - 1).bit_length() + 1) // 2))
     mask = (np.uint64(1) << half) - np.uint64(1)
@@ -615,14 +618,14 @@ def permute(index, n, key):
 
 
 def get_batch(data, split, seed, step, batch_size, process_id=0, num_processes=1):
-    """Rows of global batch number `step` -> int32 (batch_size // num_processes, block_size + 1); x = b[:, :-1], y = b[:, 1:].
+    """Batch number `step` -> int32 (batch_size // num_processes, block_size + 1), for x = b[:, :-1], y = b[:, 1:].
 
-    A function of its arguments and nothing else: no loader state to save. Steps read the sequences of the split in an order
-    drawn anew for each epoch, each once an epoch; a batch may run over the end of an epoch, or be longer than one. The
-    processes' parts, one after the other, are the batch that a single process reads.
+    A function of its arguments and nothing else: no loader state to save. The steps read the sequences of the split in
+    an order drawn anew for each epoch, each once an epoch; a batch may run over the end of an epoch, or be longer than
+    one. The processes' parts, one after the other, are the batch that a single process reads.
     """
     if batch_size % num_processes or not 0 <= process_id < num_processes:
-        raise ValueError(f"batch_size {batch_size} does not divide over {num_processes} processes (this is {process_id})")
+        raise ValueError(f"batch_size {batch_size} does not divide over {num_processes} processes")
     n = int(data.starts[split][-1])
     if not n:
         raise ValueError(f"{data.folder} has no {split} sequences: prepare it with --val_fraction above 0")
@@ -660,8 +663,8 @@ def prepare(args):
     if args.block_size < 1 or args.workers < 1 or args.seed < 0:
         raise ValueError("--block_size and --workers must be at least 1, --seed at least 0")
     if args.language_prefix and extensions - set(LANGUAGES):
-        raise ValueError(f"--language_prefix knows no language for {', '.join(sorted(extensions - set(LANGUAGES)))}; it knows "
-                         f"{', '.join(LANGUAGES)}")
+        unknown = ", ".join(sorted(extensions - set(LANGUAGES)))
+        raise ValueError(f"--language_prefix: no language known for {unknown}, only for {', '.join(LANGUAGES)}")
     tokenizer = get_tokenizer(args.tokenizer)
     skip = {os.path.realpath(args.out), os.path.realpath(args.out + ".tmp")}
     sizes = [0, 0]  # a first walk, without opening a file: for the progress bar and for the number of buckets
@@ -684,7 +687,8 @@ def prepare(args):
         about["kept"] = counts["files_seen"] - sum(about["dropped"].values())
 
     with contextlib.closing(documents()) as stream:
-        meta = pack(stream, args.out, tokenizer, args.block_size, args.val_fraction, args.seed, 1 + sizes[1] // BUCKET, about)
+        meta = pack(stream, args.out, tokenizer, args.block_size, args.val_fraction, args.seed,
+                    1 + sizes[1] // BUCKET, about)
     dropped = ", ".join(f"{reason} {n:,}" for reason, n in meta["dropped"].items() if n)
     print(f"{meta['files_seen']:,} files, {meta['kept']:,} kept; dropped: {dropped or 'none'}")
     for split in ("train", "val"):
@@ -715,28 +719,29 @@ def train_bpe_command(args):
         raise ValueError(f"no {' or '.join(sorted(extensions))} file in {' '.join(args.input)} passes the filters")
     Path(args.out).parent.mkdir(parents=True, exist_ok=True)
     write_tiktoken(args.out, ranks)
-    short = "" if len(ranks) + 1 == args.vocab_size else f" (fewer than {args.vocab_size}: no pair is left that occurs twice)"
+    short = "" if len(ranks) + 1 == args.vocab_size else " (no pair is left that occurs twice)"
     print(f"{len(ranks)} tokens and the end of text{short}, from {n_texts[0]:,} files, written to {args.out}")
 
 
 def main(argv=None):
-    parser = one_line_errors(argparse.ArgumentParser(prog="data.py", description=__doc__.splitlines()[0], allow_abbrev=False))
+    parser = argparse.ArgumentParser(prog="data.py", description=__doc__.splitlines()[0], allow_abbrev=False)
     commands = parser.add_subparsers(dest="command", required=True, metavar="prepare | train-bpe")
-    p = one_line_errors(commands.add_parser("prepare", help="folders of source files to shards of packed sequences", allow_abbrev=False))
-    p.add_argument("--input", nargs="+", required=True, metavar="DIR", help="folders to read, with all below them")
+    p = commands.add_parser("prepare", allow_abbrev=False, help="folders of source files to shards of packed sequences")
+    b = commands.add_parser("train-bpe", allow_abbrev=False, help="learn a byte-level BPE, digits kept single")
+    for command in (p, b):
+        command.add_argument("--input", nargs="+", required=True, metavar="DIR", help="folders to read, and all below")
+        command.add_argument("--extensions", default=".py", help="which files, separated by commas (default .py)")
+        one_line_errors(command)
+    one_line_errors(parser)
     p.add_argument("--out", required=True, metavar="DIR", help="folder to make")
-    p.add_argument("--tokenizer", default="codegen", help="gpt2, codegen, bytes, miniature or a .tiktoken file (default codegen)")
-    p.add_argument("--extensions", default=".py", help="which files, separated by commas (default .py)")
+    p.add_argument("--tokenizer", default="codegen", help="gpt2, codegen (default), bytes, miniature, a .tiktoken file")
     p.add_argument("--block_size", type=int, default=2048, help="tokens a sequence (default 2048)")
-    p.add_argument("--val_fraction", type=float, default=0.01, help="part of the documents for validation (default 0.01)")
+    p.add_argument("--val_fraction", type=float, default=0.01, help="documents kept for validation (default 0.01)")
     p.add_argument("--seed", type=int, default=0, help="of the shuffle (default 0)")
-    p.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)), help="processes (default one a core)")
-    p.add_argument("--language_prefix", action="store_true", help="begin each document with its language's name, as BIGQUERY does")
-    b = one_line_errors(commands.add_parser("train-bpe", help="learn a byte-level BPE, digits kept single", allow_abbrev=False))
-    b.add_argument("--input", nargs="+", required=True, metavar="DIR", help="folders to read, with all below them")
+    p.add_argument("--workers", type=int, default=CORES, help="processes (default one a core)")
+    p.add_argument("--language_prefix", action="store_true", help="put the language's name first (BIGQUERY)")
     b.add_argument("--vocab_size", type=int, required=True, help="number of ids, end of text included")
     b.add_argument("--out", required=True, metavar="FILE.tiktoken", help="file to write")
-    b.add_argument("--extensions", default=".py", help="which files, separated by commas (default .py)")
     args = parser.parse_args(argv)
     workers = args.workers if args.command == "prepare" else 1
     print(f"data.py: CPU, {workers} process{'es' if workers != 1 else ''}", flush=True)

@@ -1,0 +1,398 @@
+"""python -m pytest tests/test_data.py : tokenizers, the five steps of preparation, batches."""
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiktoken
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import data
+
+PROJECT = Path(data.__file__).parent
+NAMES = ["gpt2", "codegen", "bytes", "small"]
+SOURCE = "def f(w, h):\n    # 12 <|endoftext|>\n\treturn w * h  # \u00e9\u4e2d\U0001f600\r\n\n\n        x = 31337\n" * 8
+
+
+@pytest.fixture(scope="session")
+def tokenizers(tmp_path_factory):
+    path = tmp_path_factory.mktemp("bpe") / "small.tiktoken"
+    data.write_tiktoken(path, data.train_bpe([SOURCE], 290))
+    return {name: data.get_tokenizer(path if name == "small" else name) for name in NAMES}
+
+
+def run(*args, **kwargs):
+    return subprocess.run([sys.executable, str(PROJECT / "data.py"), *map(str, args)], capture_output=True, text=True,
+                          timeout=120, **kwargs)
+
+
+def refused(result):
+    """Exit code 2, one line on stderr, no traceback; returns the line."""
+    lines = [line for line in result.stderr.splitlines() if line.strip() and " files" not in line.split("[")[-1]]
+    assert result.returncode == 2 and len(lines) == 1 and "Traceback" not in result.stderr, result.stderr
+    return lines[0]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Tokenizers
+
+# Plain text() never draws surrogates, and rarely runs of blanks or the separator: name them.
+anything = st.lists(st.one_of(st.text(), st.text(st.characters(codec=None, categories=("Cs",))),
+                              st.sampled_from(["<|endoftext|>", " " * 33, "\t" * 11, "\r\n", " \t ", "\ud83d\ude00"]),
+                              st.text("\n\t \u00e9a1_", max_size=40))).map("".join)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@given(text=anything)
+@settings(deadline=None, max_examples=150)
+def test_decode_undoes_encode(tokenizers, name, text):
+    t = tokenizers[name]
+    ids = t.encode(text)
+    assert t.decode(ids) == text and t.decode_bytes(ids) == text.encode("utf-8", "surrogatepass")
+    assert t.eot not in ids and all(0 <= i < t.n_vocab for i in ids)
+
+
+@given(ids=st.lists(st.integers(0, 50294)))
+@settings(deadline=None)
+def test_any_ids_decode_to_text(tokenizers, ids):
+    assert isinstance(tokenizers["codegen"].decode(ids), str)  # a model may sample half a character
+
+
+@pytest.mark.parametrize("n", range(1, 71))
+def test_whitespace_runs(tokenizers, n):
+    """Greedy, the longest first: 31 spaces are 50257, 2 are 50286; 9 tabs are 50287, 2 are 50294; one is GPT-2's."""
+    rest, single = n % 31, tokenizers["gpt2"].encode(" ")
+    assert tokenizers["codegen"].encode(" " * n) == [50257] * (n // 31) + {0: [], 1: single}.get(rest, [50288 - rest])
+    rest, single = n % 9, tokenizers["gpt2"].encode("\t")
+    assert tokenizers["codegen"].encode("\t" * n) == [50287] * (n // 9) + {0: [], 1: single}.get(rest, [50296 - rest])
+
+
+def test_codegen_is_gpt2_but_for_the_runs(tokenizers):
+    gpt2, codegen = tokenizers["gpt2"], tokenizers["codegen"]
+    assert codegen.encode("    return x") == [50284, *gpt2.encode("return x")]    # no space before "return"
+    assert codegen.encode(" " * 32 + "x") == [50257, *gpt2.encode(" x")]          # the 32nd space belongs to the word
+    assert codegen.encode(" \t x") == gpt2.encode(" \t x")                        # mixed: not merged
+    assert (gpt2.n_vocab, codegen.n_vocab, gpt2.eot, codegen.eot) == (50257, 50295, 50256, 50256)
+    text = SOURCE.replace("\t", "")
+    assert gpt2.encode(text) == tiktoken.get_encoding("r50k_base").encode_ordinary(text)
+
+
+@pytest.mark.parametrize("unit", ["a", " ", "\n", "^", "\u00e9", " \t", "7"])
+def test_endless_repetition_takes_no_time(tokenizers, unit):
+    text = unit * (10 ** 6 // len(unit))
+    for name in ("codegen", "small"):
+        start = time.perf_counter()
+        assert tokenizers[name].decode(tokenizers[name].encode(text)) == text
+        assert time.perf_counter() - start < 10
+
+
+def test_trained_bpe_is_what_tiktoken_applies(tokenizers, tmp_path):
+    t = tokenizers["small"]
+    assert t.n_vocab == 290 and t.eot == 289
+    assert t.encode("20250") == [ord(c) for c in "20250"]                          # digits stay single
+    assert not any(re.search(rb"\d.|.\d", token, re.S) for token in t.vocab[256:-1])
+    assert all("".join(re.findall(data.PATTERN, s)) == s for s in [SOURCE, *map(chr, range(0x3000))])
+    # With every merge learned, each word of the text is one token: the trainer and tiktoken cut it alike.
+    words = re.findall(data.PATTERN, SOURCE)
+    data.write_tiktoken(tmp_path / "full.tiktoken", data.train_bpe([SOURCE], 5000))
+    full = data.get_tokenizer(tmp_path / "full.tiktoken")
+    assert [full.decode([i]) for i in full.encode(SOURCE)] == words
+
+
+def test_bpe_merges_the_most_frequent_pair_first():
+    """Against counting all pairs anew for each merge."""
+    text = "low lower lowest slow slowly newer newest wider " * 3 + "aaaa aaa banana"
+    ranks = data.train_bpe([text], 290)
+    words = [[bytes([b]) for b in w.encode()] for w in re.findall(data.PATTERN, text)]
+    for new in list(ranks)[256:]:
+        count = {}
+        for w in words:
+            for pair in zip(w, w[1:]):
+                count[pair] = count.get(pair, 0) + 1
+        best = [a + b for (a, b), c in count.items() if c == max(count.values())]
+        assert new in best
+        pair = next(p for p, c in count.items() if p[0] + p[1] == new and c == max(count.values()))
+        for w in words:
+            i = 0
+            while i + 1 < len(w):
+                if (w[i], w[i + 1]) == pair:
+                    w[i:i + 2] = [new]
+                i += 1
+
+
+def test_unusable_tokenizers_are_refused(tmp_path):
+    (tmp_path / "bad.tiktoken").write_text("no such line\n")
+    (tmp_path / "short.tiktoken").write_text("YQ== 0\n")
+    for name in ("cl100k", tmp_path / "missing.tiktoken", tmp_path / "bad.tiktoken", tmp_path / "short.tiktoken"):
+        with pytest.raises(ValueError, match=re.escape(str(name))):
+            data.get_tokenizer(name)
+    with pytest.raises(ValueError, match="50295"):
+        data.get_tokenizer("codegen").decode([50295])
+
+
+def test_no_network_names_the_file_to_get(tmp_path):
+    (tmp_path / "x").mkdir()
+    (tmp_path / "x" / "a.py").write_text("x = 1\n")
+    offline = {**os.environ, "TIKTOKEN_CACHE_DIR": str(tmp_path), "https_proxy": "http://127.0.0.1:9", "no_proxy": ""}
+    line = refused(run("prepare", "--input", tmp_path / "x", "--out", tmp_path / "out", env=offline))
+    assert "TIKTOKEN_CACHE_DIR" in line and data.GPT2_URL in line and "0ea1e91bbb3a60f729a8dc8f777fd2fc07cd8df4" in line
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# prepare
+
+@pytest.fixture
+def nasty(tmp_path):
+    """A folder with one of everything, the files that stay, and how often each reason must be counted."""
+    top = tmp_path / "src"
+    (top / "deep").mkdir(parents=True)
+    stays = [f"def f{i}(x):\n    return x * {i}\n" * 20 for i in range(30)]
+    for i, text in enumerate(stays):
+        (top / "deep" / f"m{i}.py").write_text(text)
+    (top / "copy.py").write_text(stays[3])
+    (top / "empty.py").write_text("")
+    (top / "blank.py").write_text(" \n\n")
+    (top / "latin.py").write_bytes(b"x = '\xe9'\n")
+    (top / "huge_line.py").write_text("x" * 10 ** 7)
+    (top / "one_long.py").write_text("x = 1\n" * 100 + "y" * 1001 + "\n")
+    (top / "digits.py").write_text("0123456789abcdef\n" * 9)
+    (top / "too_large.py").write_bytes(b"x = 1\n" * (data.MAX_FILE // 6 + 1))
+    (top / "notes.txt").write_text("not python\n")
+    (top / "loop").symlink_to(top)
+    (top / "self.py").symlink_to(top / "self.py")
+    (top / "dangling.py").symlink_to(top / "nowhere")
+    (top / "folder.py").mkdir()
+    os.mkfifo(top / "pipe.py")  # opening it would wait for ever
+    os.symlink("/proc/self/mem", top / "no_read.py")  # opens, but cannot be read, whoever asks
+    (top / os.fsdecode(b"odd\xff\nname.py")).write_text("odd = 1\n")
+    stays.append("odd = 1\n")
+    return top, stays, {"extension": 1, "unreadable": 4, "too_large": 1, "empty": 2, "not_utf8": 1, "average_line": 1,
+                        "longest_line": 1, "digits": 1, "duplicate": 1}
+
+
+def documents_of(folder):
+    """The texts of a prepared folder, split -> list, the cut ends included."""
+    d = data.open_data(folder)
+    t = data.get_tokenizer(d.tokenizer)
+    result = {}
+    for split, shards in d.shards.items():
+        stream = np.concatenate([shard[int(i > 0):] for i, shard in enumerate(shards)])
+        result[split] = [t.decode(part) for part in np.split(stream, np.flatnonzero(stream == t.eot) + 1)]
+    return result
+
+
+def test_prepare_survives_a_nasty_folder_and_its_numbers_add_up(nasty, tmp_path, monkeypatch):
+    top, stays, reasons = nasty
+    small, out = tmp_path / "small.tiktoken", tmp_path / "out"
+    data.write_tiktoken(small, data.train_bpe(stays, 280))
+    result = run("prepare", "--input", top, "--out", out, "--tokenizer", small, "--block_size", 64,
+                 "--val_fraction", 0.1, "--workers", 2, "--language_prefix")
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.startswith("data.py: CPU, 2 processes\n")
+    meta = json.loads((out / "meta.json").read_text())
+    assert meta["dropped"] == reasons
+    assert meta["files_seen"] == meta["kept"] + sum(meta["dropped"].values()) and meta["kept"] == len(stays)
+    assert meta["documents"]["train"] + meta["documents"]["val"] == meta["kept"] and meta["documents"]["val"] == 3
+    t = data.get_tokenizer(out / "small.tiktoken")                    # the folder holds its own copy
+    small.unlink()
+    assert sum(meta["tokens"].values()) == sum(len(t.encode("Python\n" + text)) + 1 for text in stays)
+    for split in ("train", "val"):
+        rows = meta["sequences"][split]
+        assert meta["tokens"][split] == rows * 64 + 1 + meta["unused_tokens"][split]
+        assert sum(shard["sequences"] for shard in meta["shards"][split]) == rows
+    found = documents_of(out)
+    whole = [text.removesuffix("<|endoftext|>") for texts in found.values() for text in texts[:-1]]
+    assert len(whole) == len(set(whole)) and set(whole) <= {"Python\n" + text for text in stays}
+    assert whole != sorted(whole) and not set(found["train"][:-1]) & set(found["val"][:-1])
+    assert not (tmp_path / "out.tmp").exists() and sorted(p.name for p in out.iterdir()) == [
+        "meta.json", "small.tiktoken", "train00000.bin", "val00000.bin"]
+
+
+def test_one_process_or_many_write_the_same_bytes(nasty, tmp_path):
+    for workers in (1, 3):
+        assert run("prepare", "--input", nasty[0], "--out", tmp_path / str(workers), "--tokenizer", "bytes",
+                   "--block_size", 100, "--workers", workers).returncode == 0
+    for file in ("meta.json", "train00000.bin", "val00000.bin"):
+        assert (tmp_path / "1" / file).read_bytes() == (tmp_path / "3" / file).read_bytes()
+
+
+@pytest.mark.parametrize("text, reason", [
+    ("x" * 99 + "\n", None), ("x" * 100 + "\n", "average_line"), ("y\n" * 50 + "x" * 1000, None),
+    ("y\n" * 50 + "x" * 1001, "longest_line"), ("0" * 9 + "x", None), ("0" * 19 + "x", "digits"),
+    ("\ufeffx = 1\n", None), ("\n\n", "empty")])
+def test_filters_at_their_borders(text, reason):
+    assert data.filter_reason(text.encode()) == reason
+
+
+def pack_numbers(folder, lengths, block_size=8, val_fraction=0.0, n_buckets=1):
+    """Packs documents of these lengths, whose bytes tell where they came from; returns the opened data."""
+    documents = [[i % 251] * n for i, n in enumerate(lengths)]
+    data.pack(iter(documents), folder, data.get_tokenizer("bytes"), block_size, val_fraction, 0, n_buckets)
+    return data.open_data(folder)
+
+
+def test_sequences_join_without_gap_over_shards_and_buckets(tmp_path, monkeypatch):
+    monkeypatch.setattr(data, "SHARD", 80)
+    rng = np.random.default_rng(0)
+    for case in range(20):
+        lengths = rng.integers(0, 60, 40)
+        d = pack_numbers(tmp_path / str(case), lengths, block_size=int(rng.integers(1, 40)), n_buckets=1 + case % 4)
+        shards = d.shards["train"]
+        assert len(shards) > 1 and all(a[-1] == b[0] for a, b in zip(shards, shards[1:]))
+        stream = np.concatenate([shard[int(i > 0):] for i, shard in enumerate(shards)])
+        total = int(sum(lengths)) + 40
+        assert d.meta["tokens"]["train"] == total
+        assert len(stream) == (total - 1) // d.block_size * d.block_size + 1     # all but less than a sequence
+        parts = np.split(stream, np.flatnonzero(stream == 256))
+        assert all(len(set(part[part != 256])) <= 1 for part in parts)             # documents stay whole
+
+
+def test_shuffle_reaches_every_order(tmp_path):
+    """Three documents, two buckets: the six orders about equally often (chi-squared below 25.7, where p is 1e-4)."""
+    orders = {}
+    for seed in range(240):
+        data.pack(iter([[1], [2], [3]]), tmp_path / str(seed), data.get_tokenizer("bytes"), 5, 0.0, seed, 2)
+        order = tuple(data.open_data(tmp_path / str(seed)).shards["train"][0][::2])
+        orders[order] = orders.get(order, 0) + 1
+    assert len(orders) == 6 and sum((n - 40) ** 2 / 40 for n in orders.values()) < 25.7
+
+
+def test_killed_it_starts_again_cleanly(tmp_path):
+    source = tmp_path / "src"
+    source.mkdir()
+    for i in range(3000):
+        (source / f"m{i}.py").write_text(f"value = {i}\n" * 200)
+    out, bucket = tmp_path / "out", tmp_path / "out.tmp" / "bucket0"
+    command = ["prepare", "--input", source, "--out", out, "--tokenizer", "bytes", "--workers", "1"]
+
+    def written():  # the time of the last write to the half-made data, 0 without any
+        try:
+            return bucket.stat().st_mtime_ns
+        except FileNotFoundError:
+            return 0
+
+    for how, code in ((signal.SIGKILL, -9), (signal.SIGINT, 130)):
+        before = written()                                          # the second time, what the killed run has left
+        process = subprocess.Popen([sys.executable, PROJECT / "data.py", *command], stderr=subprocess.PIPE, text=True)
+        while written() in (0, before):
+            assert process.poll() is None and not time.sleep(0.005)
+        process.send_signal(signal.SIGSTOP)
+        assert bucket.exists() and "another run" in refused(run(*command))        # nobody else may write there now
+        process.send_signal(how)
+        process.send_signal(signal.SIGCONT)
+        error = process.communicate(timeout=60)[1]
+        assert process.returncode == code and "Traceback" not in error
+        assert not out.exists()
+    result = run(*command)
+    assert result.returncode == 0, result.stderr
+    meta = json.loads((out / "meta.json").read_text())
+    assert meta["kept"] == 3000
+    assert sum(meta["tokens"].values()) == sum(len(f"value = {i}\n") * 200 + 1 for i in range(3000))
+    assert not bucket.parent.exists()
+
+
+def test_bad_input_is_one_line_and_overwrites_nothing(tmp_path):
+    source, empty, full = tmp_path / "src", tmp_path / "empty", tmp_path / "full"
+    for folder in (source, empty, full):
+        folder.mkdir()
+    (source / "a.py").write_text("x = 1\n")
+    (full / "mine").write_text("precious")
+    (tmp_path / "half.tmp").mkdir()
+    (tmp_path / "half.tmp" / "mine").write_text("precious")
+    ok = ["prepare", "--tokenizer", "bytes", "--input", source, "--out"]
+    for args, word in [
+            ([*ok, full], "exists already"), ([*ok, tmp_path / "half"], "half.tmp"),
+            ([*ok, tmp_path / "o"], "block_size"), ([*ok, tmp_path / "o", "--bloc", 8], "--bloc"),
+            ([*ok, tmp_path / "o", "--val_fraction", 1], "val_fraction"),
+            ([*ok, tmp_path / "o", "--block_size", 0], "block_size"), ([*ok, tmp_path / "o", "--tokenizer", "x"], "x"),
+            ([*ok, tmp_path / "o", "--extensions", ".txt"], "no .txt file"), ([], "required"),
+            ([*ok, tmp_path / "o", "--extensions", ".rs,.py", "--language_prefix"], ".rs"),
+            (["prepare", "--tokenizer", "bytes", "--input", empty, "--out", tmp_path / "o"], "no .py file"),
+            (["prepare", "--input", tmp_path / "none", "--out", tmp_path / "o"], "no such folder"),
+            (["train-bpe", "--input", source, "--vocab_size", 9, "--out", tmp_path / "o.tiktoken"], "vocab_size"),
+            (["train-bpe", "--input", source, "--vocab_size", 300, "--out", full / "mine"], ".tiktoken")]:
+        assert word in refused(run(*args))
+    assert (full / "mine").read_text() == (tmp_path / "half.tmp" / "mine").read_text() == "precious"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["empty", "full", "half.tmp", "src"]
+
+
+def test_train_bpe_command(tmp_path):
+    (tmp_path / "a.py").write_text(SOURCE)
+    result = run("train-bpe", "--input", tmp_path, "--vocab_size", 280, "--out", tmp_path / "o.tiktoken")
+    assert result.returncode == 0 and result.stdout.startswith("data.py: CPU, 1 process\n"), result.stderr
+    assert data.get_tokenizer(tmp_path / "o.tiktoken").n_vocab == 280
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Batches
+
+@given(n=st.integers(1, 600), seed=st.integers(0, 2 ** 40), epoch=st.integers(0, 9))
+@settings(deadline=None, max_examples=60)
+def test_permute_is_a_permutation(n, seed, epoch):
+    places = data.permute(np.arange(n), n, (seed, epoch))
+    assert sorted(places) == list(range(n))
+
+
+def test_permute_looks_random():
+    """Over 2,000 keys each index lands on each of 10 places about 200 times (5 standard deviations), orders differ."""
+    landed = np.zeros((10, 10), int)
+    for key in range(2000):
+        landed[np.arange(10), data.permute(np.arange(10), 10, (key, 0))] += 1
+    assert abs(landed - 200).max() < 5 * np.sqrt(200 * .9)
+    big = data.permute(np.arange(10 ** 5), 10 ** 5, (0, 0))
+    assert abs(np.corrcoef(np.arange(10 ** 5), big)[0, 1]) < 0.02 and abs(np.corrcoef(big[:-1], big[1:])[0, 1]) < 0.02
+
+
+def test_each_sequence_once_an_epoch(tmp_path, monkeypatch):
+    monkeypatch.setattr(data, "SHARD", 80)
+    d = pack_numbers(tmp_path / "d", [7] * 121)                                   # 121 sequences, each of another byte
+    n = d.meta["sequences"]["train"]
+    rows = np.concatenate([data.get_batch(d, "train", 3, step, 5) for step in range(3 * n // 5 + 1)])[:3 * n]
+    assert rows.shape == (3 * n, 9) and rows.dtype == np.int32
+    epochs = [[tuple(row) for row in rows[e * n:(e + 1) * n]] for e in range(3)]
+    assert all(len(set(epoch)) == n for epoch in epochs) and set(epochs[0]) == set(epochs[1]) == set(epochs[2])
+    assert epochs[0] != epochs[1] != epochs[2]
+    stream = np.concatenate([shard[int(i > 0):] for i, shard in enumerate(d.shards["train"])])
+    assert set(epochs[0]) == {tuple(stream[i * 8:i * 8 + 9]) for i in range(n)}   # y of one row begins the next row's x
+    again = data.get_batch(data.open_data(tmp_path / "d"), "train", 3, 17, 5)
+    assert (again == rows[17 * 5:18 * 5]).all() and (data.get_batch(d, "train", 4, 17, 5) != again).any()
+
+
+@pytest.mark.parametrize("processes", [2, 3, 4, 12])
+def test_p_processes_read_what_one_reads(tmp_path, processes):
+    d = pack_numbers(tmp_path / "d", [7] * 31, val_fraction=0.1)
+    for split in ("train", "val"):                                                # val is far smaller than the batch
+        for step in range(6):
+            parts = [data.get_batch(d, split, 0, step, 12, p, processes) for p in range(processes)]
+            assert (np.concatenate(parts) == data.get_batch(d, split, 0, step, 12)).all()
+    with pytest.raises(ValueError, match="13"):
+        data.get_batch(d, "train", 0, 0, 13, 0, processes if processes != 1 else 2)
+
+
+def test_damaged_data_is_named(tmp_path):
+    d = pack_numbers(tmp_path / "d", [7] * 31)
+    with pytest.raises(ValueError, match="val_fraction"):
+        data.get_batch(d, "val", 0, 0, 4)
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        data.open_data(tmp_path / "nowhere")
+    with pytest.raises(ValueError, match="miniature:klingon"):
+        data.open_data("miniature:klingon")
+    with open(tmp_path / "d" / "train00000.bin", "ab") as file:
+        file.write(b"xx")
+    with pytest.raises(ValueError, match="train00000.bin"):
+        data.open_data(tmp_path / "d")
+    (tmp_path / "d" / "meta.json").write_text("{")
+    with pytest.raises(ValueError, match="damaged"):
+        data.open_data(tmp_path / "d")
+
+
+def test_jax_is_not_imported():
+    code = "import sys, data; sys.exit('jax' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=PROJECT).returncode == 0
