@@ -191,7 +191,7 @@ def block(x, w, config: Config, tp=(), fsdp=(), positions=None, cache=None):
     cache: (keys, values), each (B, H, S, K), for decoding: the new tokens stand at `positions` (B, T) and see all
     before them. Returns (y, cache).
     """
-    dtype = x.dtype
+    (B, T, D), dtype = x.shape, x.dtype
     w_qkv = gather(w["qkv_proj"], 0, fsdp, dtype)                        # (D, 3, H, K)
     w_out = gather(w["out_proj"], 2, fsdp, dtype)                        # (H, K, D)
     w_in = gather(w["fc_in"], 0, fsdp, dtype)                            # (D, F)
@@ -199,10 +199,12 @@ def block(x, w, config: Config, tp=(), fsdp=(), positions=None, cache=None):
 
     # Megatron's "f": said once, here, the backward pass adds up the tp ranks' gradients in one all-reduce.
     h = vary(layer_norm(x, w["ln_1.scale"], w["ln_1.bias"]), tp)         # (B, T, D)
+    h = h.reshape(B * T, D)    # plain matrix products: on a CPU half the time of the same ones with B and T apart
 
-    q, k, v = jnp.einsum("btd,dnhk->nbhtk", h, w_qkv)                    # (B, H, T, K) each
+    qkv = h @ w_qkv.reshape(D, -1)                                       # (B T, 3 H K)
+    q, k, v = qkv.reshape(B, T, *w_qkv.shape[1:]).transpose(2, 0, 3, 1, 4)    # (B, H, T, K) each
     if cache is None:
-        here = jnp.arange(x.shape[1])[None]                              # (1, T)
+        here = jnp.arange(T)[None]                                       # (1, T)
         q, k = rotary(q, here, config.rotary_dim), rotary(k, here, config.rotary_dim)
         a = attention(q, k, v)
     else:
@@ -210,13 +212,13 @@ def block(x, w, config: Config, tp=(), fsdp=(), positions=None, cache=None):
         cache = tuple(write_cache(old, new, positions) for old, new in zip(cache, (k, v)))
         scores = jnp.einsum("bhtk,bhsk->bhts", q, cache[0], preferred_element_type=jnp.float32)
         a = mix(scores * config.head_dim ** -0.5, cache[1], positions)
-    a = jnp.einsum("bhtk,hkd->btd", a, w_out)                            # (B, T, D), a part of the sum over heads
+    a = a.swapaxes(1, 2).reshape(B * T, -1) @ w_out.reshape(-1, D)       # (B T, D), a part of the sum over heads
 
-    m = jax.nn.gelu(h @ w_in + w["fc_in.bias"].astype(dtype))            # (B, T, F), the tanh form of GELU
-    m = m @ w_down                                                       # (B, T, D), a part of the sum over F
+    m = jax.nn.gelu(h @ w_in + w["fc_in.bias"].astype(dtype))            # (B T, F), the tanh form of GELU
+    m = m @ w_down                                                       # (B T, D), a part of the sum over F
 
     # Megatron's "g". The bias comes after the sum, or it would be counted tp times.
-    return x + lax.psum(a + m, tp) + w["fc_out.bias"].astype(dtype), cache
+    return x + lax.psum(a + m, tp).reshape(B, T, D) + w["fc_out.bias"].astype(dtype), cache
 
 
 def write_cache(old, new, positions):
@@ -252,9 +254,10 @@ def transformer(params, ids, config: Config, tp=(), fsdp=(), remat=False):
 
 def head(params, x, tp=(), fsdp=()):
     """Final LayerNorm and the untied head with bias. x: (B, T, D) -> logits (B, T, V) float32."""
-    x = vary(layer_norm(x, params["ln_f.scale"], params["ln_f.bias"]), tp)
+    h = vary(layer_norm(x, params["ln_f.scale"], params["ln_f.bias"]), tp)
     w = gather(params["lm_head"], 0, fsdp, x.dtype)
-    return jnp.einsum("btd,dv->btv", x, w, preferred_element_type=jnp.float32) + params["lm_head.bias"]
+    logits = jnp.dot(h.reshape(-1, h.shape[-1]), w, preferred_element_type=jnp.float32)      # (B T, V)
+    return logits.reshape(*x.shape[:2], -1) + params["lm_head.bias"]
 
 
 @partial(jax.jit, static_argnames="config")
