@@ -60,6 +60,18 @@ def check_divides(config, batch_size: int, grad_accum: int, dp: int, fsdp: int, 
             raise ValueError(f"{name} {size} does not divide by {parts}: change {flag}")
 
 
+# Dense bf16 FLOP/s of one device, as its maker's data sheet states it. JAX sees a v4 or v5p chip as one device.
+PEAK_FLOPS = {"TPU v4": 275e12, "TPU v5 lite": 197e12, "TPU v5p": 459e12, "TPU v5": 459e12, "TPU v6 lite": 918e12,
+              "NVIDIA H100": 989e12, "NVIDIA H200": 989e12, "NVIDIA A100": 312e12}
+
+
+def peak_flops(mesh):
+    """Peak of the whole mesh in FLOP/s, for MFU; None for a device that is not in the table, a CPU among them."""
+    kind = mesh.devices.flat[0].device_kind
+    per_device = next((f for name, f in PEAK_FLOPS.items() if kind.startswith(name)), None)
+    return per_device and per_device * mesh.size
+
+
 # ------------------------------------------------ inside shard_map ------------------------------------------------
 
 def varying(x) -> frozenset:

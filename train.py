@@ -9,7 +9,6 @@ import argparse
 import dataclasses
 import json
 import math
-import os
 import subprocess
 import sys
 import time
@@ -27,7 +26,7 @@ from tqdm import tqdm
 import tpu_mesh
 from data import cli, get_batch, get_tokenizer, open_data
 from model import CONFIGS, Config, flops_per_token, init_params, loss_fn, num_params, param_table
-from tpu_mesh import DATA, varying, vary
+from tpu_mesh import DATA, vary, varying
 
 # What each preset is trained with when no flag says otherwise. The large ones are the paper's (Table 6; jaxformer's
 # configs): tokens a step, steps, lr_max -> lr_end, warm-up and cosine steps. 16.1B follows the model card of its family.
@@ -196,7 +195,6 @@ class Hyper:
 
 
 def parse_args(argv=None):
-    add = partial
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
                                 allow_abbrev=False)
     p.add_argument("--model", default="toy", choices=CONFIGS, help="preset (default toy)")
@@ -222,7 +220,6 @@ def parse_args(argv=None):
     p.add_argument("--save_every", type=int, default=200, help="a checkpoint every so many steps (default 200)")
     p.add_argument("--keep", type=int, default=2, help="checkpoints kept (default 2)")
     p.add_argument("--seed", type=int, default=0, help="of the weights and of the order of the data (default 0)")
-    del add
     return p.parse_args(argv)
 
 
@@ -273,6 +270,7 @@ def main():
     tpu_mesh.check_divides(config, hyper.batch_size, hyper.grad_accum, args.dp, args.fsdp, args.tp)
     n_params, tokens_per_step = num_params(config), hyper.batch_size * config.block_size
     part, parts = tpu_mesh.batch_rows(mesh)
+    peak = tpu_mesh.peak_flops(mesh)
     say = print if lead else lambda *a, **k: None
     say(f"model {args.model}: {n_params:,} parameters · mesh dp {args.dp} x fsdp {args.fsdp} x tp {args.tp} · "
         f"{hyper.batch_size} x {config.block_size} = {tokens_per_step:,} tokens a step · {steps} steps · data {args.data}")
@@ -306,18 +304,20 @@ def main():
         return float(np.mean([float(eval_fn(state["params"], batch("val", i))) for i in range(4)]))
 
     def save(step):
-        meta = dict(model=dataclasses.asdict(config), tokenizer="tokenizer.tiktoken" if tokenizer_files else tokenizer,
-                    data=args.data, seed=args.seed, hyper=dataclasses.asdict(hyper))
-        tpu_mesh.save_checkpoint(out, step, flatten(state), meta | dict(tokenizer=tokenizer), args.keep, tokenizer_files)
+        meta = dict(model=dataclasses.asdict(config), tokenizer=tokenizer, data=args.data, seed=args.seed,
+                    hyper=dataclasses.asdict(hyper))
+        tpu_mesh.save_checkpoint(out, step, flatten(state), meta, args.keep, tokenizer_files)
 
     def report(step, metrics, seconds):
         """Fetch the metrics of a step that is already done and write them down. A NaN ends the run."""
         row = {k: float(metrics[k]) for k in ("loss", "lr", "grad_norm")}
         if not math.isfinite(row["loss"] + row["grad_norm"]):
-            raise FloatingPointError(f"step {step}: loss {row['loss']}, gradient norm {row['grad_norm']}: stopped; the last "
-                                     f"checkpoint in {out} is from before. Try a lower --lr_max or more --warmup_steps")
+            bar.close()
+            raise SystemExit(f"step {step}: loss {row['loss']}, gradient norm {row['grad_norm']}: stopped. The newest "
+                             f"checkpoint in {out} is from before; try a lower --lr_max or more --warmup_steps")
         rate = tokens_per_step / seconds
-        row = dict(step=step) | row | dict(tokens_per_s=round(rate), flops_per_s=rate * flops_per_token(config))
+        mfu = rate * flops_per_token(config) / peak if peak else None
+        row = dict(step=step) | row | dict(tokens_per_s=round(rate), mfu=mfu)
         if "val_loss" in metrics:
             row["val_loss"] = metrics["val_loss"]
         if lead:
@@ -361,11 +361,13 @@ def main():
 
 
 def finish(out, args, val):
-    """After a run on the miniature corpus: what it can do, and what to try next."""
-    from sample import solve_miniature
-    solved, total = solve_miniature(out)
-    print(f"held-out miniature problems, multi-turn, greedy: {solved} of {total} solved ({100 * solved / total:.0f} %)")
-    print(f"final val_loss {val:.3f}. Next:  python sample.py --ckpt {out}")
+    """After a run on the miniature corpus: what it can do on the held-out problems, and what to try next."""
+    print(f"final val_loss {val:.3f}; now the held-out problems of miniature/mtpb.jsonl, turn by turn, greedily", flush=True)
+    # A process of its own: scoring runs model-written code and never forks a process that holds JAX.
+    subprocess.run([sys.executable, str(Path(__file__).with_name("mtpb.py")), "run", "--ckpt", str(out), "--problems",
+                    str(Path(__file__).parent / "miniature" / "mtpb.jsonl"), "--out", str(out / "mtpb.jsonl"),
+                    "--mode", "multi", "--n", "1", "--temperature", "0"], check=False)
+    print(f"next:  python sample.py --ckpt {out}")
 
 
 if __name__ == "__main__":

@@ -176,7 +176,8 @@ def test_truncate_turn(text, want):
 
 
 @pytest.mark.parametrize("text, want", [
-    ("    return 1\n\ndef g():\n", "    return 1\n\n"), ("    return [\n        1,\n]\n", None), ("    return (\n)\nprint(1)", "    return (\n)\n"),
+    ("    return 1\n\ndef g():\n", "    return 1\n\n"), ("    return [\n        1,\n]\n", None),
+    ("    return (\n)\nprint(1)", "    return (\n)\n"),
     ("    x = 1\n# note", "    x = 1\n"), ("    x = 1\n\n\n    return x\n", None), ("def other():\n    pass", ""),
     ("    return 1\nif __name__ == '__main__':\n", "    return 1\n"), ("    return 1\n@x", "    return 1\n"), ("", "")])
 def test_truncate_function(text, want):
@@ -186,7 +187,8 @@ def test_truncate_function(text, want):
 @pytest.mark.parametrize("rule", [truncate_turn, truncate_function])
 def test_a_cut_stays_where_it_is_when_more_text_comes(rule):
     """Sampling stops at the first cut, so the cut must not move: checked on all prefixes of awkward texts."""
-    for text in ("    a\n\n\n# x\nprint(1)\nprint(2)\n'''", "x\nprint(1)\ndef f():\n  1\n\n\ndef g():\nprint(3)\n#", "\n\n\"\"\"\n\n\n'''"):
+    for text in ("    a\n\n\n# x\nprint(1)\nprint(2)\n'''", "x\nprint(1)\ndef f():\n  1\n\n\ndef g():\nprint(3)\n#",
+                 "\n\n\"\"\"\n\n\n'''"):
         for i in range(len(text)):
             if len(rule(text[:i])) < i:
                 assert rule(text) == rule(text[:i])
