@@ -264,6 +264,23 @@ def test_shuffle_reaches_every_order(tmp_path):
     assert len(orders) == 6 and sum((n - 40) ** 2 / 40 for n in orders.values()) < 25.7
 
 
+def test_shuffle_holds_one_bucket_in_memory(tmp_path):
+    """The buckets share the corpus about equally: none holds more than half of it."""
+    def documents():
+        yield from ([1] * 9 for _ in range(400))
+        sizes.extend(path.stat().st_size for path in (tmp_path / "d.tmp").glob("bucket*"))
+
+    sizes = []
+    data.pack(documents(), tmp_path / "d", data.get_tokenizer("bytes"), 8, 0.0, 0, 4)
+    assert len(sizes) == 4 and sum(sizes) == 400 * 10 * 2 and max(sizes) < sum(sizes) / 2
+
+
+def test_validation_holds_a_whole_sequence(tmp_path):
+    d = pack_numbers(tmp_path / "d", [7] * 100, block_size=64, val_fraction=0.01)  # 1 document is 8 tokens: it takes 9
+    assert d.meta["documents"] == {"train": 91, "val": 9} and d.meta["sequences"]["val"] == 1
+    assert (data.get_batch(d, "val", 0, 5, 3) == data.get_batch(d, "val", 0, 0, 1)).all()
+
+
 def test_killed_it_starts_again_cleanly(tmp_path):
     source = tmp_path / "src"
     source.mkdir()
@@ -272,16 +289,14 @@ def test_killed_it_starts_again_cleanly(tmp_path):
     out, bucket = tmp_path / "out", tmp_path / "out.tmp" / "bucket0"
     command = ["prepare", "--input", source, "--out", out, "--tokenizer", "bytes", "--workers", "1"]
 
-    def written():  # the time of the last write to the half-made data, 0 without any
-        try:
-            return bucket.stat().st_mtime_ns
-        except FileNotFoundError:
-            return 0
+    # A test run in the background of a shell has Ctrl-C switched off, and its children inherit that.
+    listening = ("import signal, data; signal.signal(signal.SIGINT, signal.default_int_handler);"
+                 "data.cli(data.main)")
 
-    for how, code in ((signal.SIGKILL, -9), (signal.SIGINT, 130)):
-        before = written()                                          # the second time, what the killed run has left
-        process = subprocess.Popen([sys.executable, PROJECT / "data.py", *command], stderr=subprocess.PIPE, text=True)
-        while written() in (0, before):
+    for how, code in ((signal.SIGINT, 130), (signal.SIGKILL, -9)):                # the last leaves its half behind
+        process = subprocess.Popen([sys.executable, "-c", listening, *map(str, command)], cwd=PROJECT, text=True,
+                                   stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        while not bucket.exists() or not bucket.stat().st_size:
             assert process.poll() is None and not time.sleep(0.005)
         process.send_signal(signal.SIGSTOP)
         assert bucket.exists() and "another run" in refused(run(*command))        # nobody else may write there now
