@@ -219,6 +219,7 @@ def parse_args(argv=None):
     p.add_argument("--eval_every", type=int, default=100, help="validation loss every so many steps (default 100)")
     p.add_argument("--save_every", type=int, default=200, help="a checkpoint every so many steps (default 200)")
     p.add_argument("--keep", type=int, default=2, help="checkpoints kept (default 2)")
+    p.add_argument("--no-benchmark", action="store_true", help="skip the held-out problems after a run on the miniature corpus")
     p.add_argument("--seed", type=int, default=0, help="of the weights and of the order of the data (default 0)")
     return p.parse_args(argv)
 
@@ -308,9 +309,13 @@ def main():
                     hyper=dataclasses.asdict(hyper))
         tpu_mesh.save_checkpoint(out, step, flatten(state), meta, args.keep, tokenizer_files)
 
-    def report(step, metrics, seconds):
+    clock = time.perf_counter()
+
+    def report(step, metrics):
         """Fetch the metrics of a step that is already done and write them down. A NaN ends the run."""
-        row = {k: float(metrics[k]) for k in ("loss", "lr", "grad_norm")}
+        nonlocal clock
+        row = {k: float(metrics[k]) for k in ("loss", "lr", "grad_norm")}     # waits for the step
+        seconds, clock = time.perf_counter() - clock, time.perf_counter()
         if not math.isfinite(row["loss"] + row["grad_norm"]):
             bar.close()
             raise SystemExit(f"step {step}: loss {row['loss']}, gradient norm {row['grad_norm']}: stopped. The newest "
@@ -328,7 +333,6 @@ def main():
 
     # The metrics of step n are read while step n + 1 runs, so the device never waits for the host.
     pending, done = None, first
-    clock = time.perf_counter()
     bar = tqdm(total=steps, initial=first, unit="step", disable=not lead, dynamic_ncols=True, smoothing=0.05)
     val = None
     try:
@@ -336,16 +340,15 @@ def main():
             state, metrics = step_fn(state, batch("train", step))
             done = step + 1
             if pending:
-                report(*pending, time.perf_counter() - clock)
-                clock = time.perf_counter()
+                report(*pending)
             if done % args.eval_every == 0 or done == steps:
                 val = metrics["val_loss"] = evaluate()
                 bar.write(f"step {done:>6}  loss {float(metrics['loss']):.3f}  val_loss {val:.3f}  "
                           f"norm {float(metrics['grad_norm']):.2f}")
             pending = (done, metrics)
             if done % args.save_every == 0 or done == steps:
-                report(*pending, time.perf_counter() - clock)        # never save what turned out to be NaN
-                clock, pending = time.perf_counter(), None
+                report(*pending)        # before saving: a state that turned into NaN is never saved
+                pending = None
                 save(done)
     except KeyboardInterrupt:
         bar.close()
@@ -356,17 +359,15 @@ def main():
     bar.close()
     if first >= steps:
         say(f"{source} is already at step {first}: raise --steps to train on")
-    if lead and val is not None and data.meta.get("miniature") == "mono":
-        finish(out, args, val)
+    if lead and val is not None and data.meta.get("miniature") == "mono" and not args.no_benchmark:
+        finish(out, val)
 
 
-def finish(out, args, val):
+def finish(out, val):
     """After a run on the miniature corpus: what it can do on the held-out problems, and what to try next."""
-    print(f"final val_loss {val:.3f}; now the held-out problems of miniature/mtpb.jsonl, turn by turn, greedily", flush=True)
-    # A process of its own: scoring runs model-written code and never forks a process that holds JAX.
-    subprocess.run([sys.executable, str(Path(__file__).with_name("mtpb.py")), "run", "--ckpt", str(out), "--problems",
-                    str(Path(__file__).parent / "miniature" / "mtpb.jsonl"), "--out", str(out / "mtpb.jsonl"),
-                    "--mode", "multi", "--n", "1", "--temperature", "0"], check=False)
+    print(f"final val_loss {val:.3f}; now the held-out problems of miniature/mtpb.jsonl, turn by turn", flush=True)
+    # A process of its own: what runs model-written code never shares a process with the trainer.
+    subprocess.run([sys.executable, str(Path(__file__).parent / "miniature" / "solve.py"), "--ckpt", str(out)], check=False)
     print(f"next:  python sample.py --ckpt {out}")
 
 
