@@ -48,8 +48,9 @@ class Config:
             raise ValueError(f"dtype {self.dtype!r} is not known: use float32 or bfloat16")
 
 
-# Table 5 of the paper's appendix, and four models small enough for a laptop. V = 51200 is GPT-2's 50257 tokens and 38
-# runs of whitespace, padded so that it divides over 8 cores. With 33 layers the "6.1B" model really has 7.06B parameters.
+# The paper's sizes (released configurations), and four models small enough for a laptop. V = 51200 is GPT-2's 50257
+# tokens and 38 runs of whitespace, padded so that it divides over 8 cores.
+# With 33 layers the "6.1B" model really has 7.06B parameters.
 paper = partial(Config, block_size=2048, vocab_size=51200)
 CONFIGS = {
     "0.1M":  Config(n_layer=2, n_head=2, n_embd=48, rotary_dim=12),

@@ -28,14 +28,14 @@ from data import cli, get_batch, get_tokenizer, open_data
 from model import CONFIGS, Config, flops_per_token, init_params, loss_fn, num_params, param_table
 from tpu_mesh import DATA, vary, varying
 
-# What each preset is trained with when no flag says otherwise. The large ones are the paper's (Table 6; jaxformer's
-# configs): tokens a step, steps, lr_max -> lr_end, warm-up and cosine steps. 16.1B follows the model card of its family.
+# What each preset is trained with when no flag says otherwise. The large ones are those of jaxformer's
+# configurations for the Pile: tokens a step, steps, lr_max -> lr_end, warm-up and cosine steps. 16.1B has no released one.
 #           tokens     steps    lr_max   lr_end  warmup  anneal
 RECIPES = {
-    "0.1M":  (4096,      900,   6e-3,    3e-4,     50,     850),
-    "0.3M":  (4096,      900,   5e-3,    3e-4,     50,     850),
-    "toy":   (4096,      900,   4e-3,    2e-4,     50,     850),
-    "3M":    (4096,      900,   3e-3,    1e-4,     50,     850),
+    "0.1M":  (4096,      800,   6e-3,    3e-4,     50,     750),
+    "0.3M":  (4096,      800,   5e-3,    3e-4,     50,     750),
+    "toy":   (4096,      800,   4e-3,    2e-4,     50,     750),
+    "3M":    (4096,      800,   3e-3,    1e-4,     50,     750),
     "350M":  (2 ** 19, 350000,  3.0e-4,  3.0e-5, 3000,  300000),
     "1B":    (2 ** 19, 350000,  2.0e-4,  2.0e-5, 3000,  300000),
     "2.7B":  (2 ** 20, 350000,  1.6e-4,  1.6e-5, 3000,  300000),
@@ -372,4 +372,5 @@ def finish(out, val):
 
 
 if __name__ == "__main__":
+    tpu_mesh.huge_pages()
     cli(main)

@@ -112,9 +112,15 @@ PRINT = ['Print "{v}"', 'Print the value of "{v}"', 'Show "{v}"', 'Print the var
 BY_TYPE = {t: [op for op in OPERATIONS if op[2].split()[0] == t] for t in NAMES}
 
 
+CODE = {name: code for name, _, _, code, *_ in OPERATIONS}
+
+
 def held_out(operations) -> bool:
-    """Whether this sequence of operation names belongs to the benchmark and never to the corpus."""
-    return len(operations) >= 2 and zlib.crc32(" ".join(operations).encode()) % 10 == 0
+    """Whether this sequence of operations belongs to the benchmark and never to the corpus.
+
+    The hash is over their code: sorting a list and sorting the words of a list are two operations and one expression.
+    """
+    return len(operations) >= 2 and zlib.crc32("\n".join(CODE[o] for o in operations).encode()) % 10 == 0
 
 
 def contains_held_out(operations) -> bool:
@@ -212,21 +218,23 @@ def benchmark(n=100, seed=1234):
             continue
         turns = program(start, ops, rng, "{A}", function_share=0)
         prompts = [p.replace("{A}", "\0").replace("{", "{{").replace("}", "}}").replace("\0", "{A}") for p, _ in turns]
-        inputs, outputs, firsts = [], [], []
+        inputs, outputs, steps = [], [], []
         while len(inputs) < 5:
             value = make_value(start, rng)
             shown = json.dumps(value)
             scope = {}
             exec("\n".join(c for _, c in turns[:-1]).replace("{A}", shown), scope)   # our own code, not a model's
-            out = scope[turns[-1][1][len("print("):-1]]
+            values = [scope[code.split(" = ")[0]] for _, code in turns[:-1]]
             if shown not in [i["A"] for i in inputs]:
                 inputs.append({"A": shown})
-                outputs.append(out)
-                firsts.append(value)
-        if len({json.dumps(o) for o in outputs}) < (2 if isinstance(outputs[0], bool) else 4) or outputs == firsts:
+                outputs.append(values[-1])
+                steps.append(values)
+        if len({json.dumps(o) for o in outputs}) < (2 if isinstance(outputs[0], bool) else 4):
             continue
-        if any(o in ([], "") for o in outputs):
+        if any(o in ([], "") for o in outputs) or any(values[-1] == values[0] for values in steps):
             continue
+        if any(before == after for before, after in zip(zip(*steps), list(zip(*steps))[1:])):
+            continue    # an operation that changes nothing in any case could as well be left out
         wanted[category] -= 1
         seen.add(names)
         problems.append(dict(prompts=prompts, inputs=inputs, outputs=outputs, max_gen_length=64, category=category,
@@ -234,9 +242,16 @@ def benchmark(n=100, seed=1234):
     return problems
 
 
+def write(path, rows):
+    """One JSON value a line, under another name until it is whole."""
+    temp = path.with_name(path.name + ".tmp")
+    temp.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    temp.rename(path)
+
+
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
-    p.add_argument("--kind", default="mono", help="which corpus (default mono)")
+    p.add_argument("--kind", default="mono", choices=["mono"], help="which corpus (default mono)")
     p.add_argument("--seed", type=int, default=0, help="of the programs (default 0)")
     p.add_argument("--n", type=int, default=20, help="how many documents (default 20)")
     p.add_argument("--out", help="write them here, one JSON string a line, instead of printing them")
@@ -244,10 +259,10 @@ def main():
     args = p.parse_args()
     if args.benchmark:
         path = Path(__file__).with_name("mtpb.jsonl")
-        path.write_text("".join(json.dumps(x) + "\n" for x in benchmark()))
+        write(path, benchmark())
         print(f"wrote {path}")
     elif args.out:
-        Path(args.out).write_text("".join(json.dumps(d) + "\n" for d in documents(args.kind, args.seed, args.n)))
+        write(Path(args.out), documents(args.kind, args.seed, args.n))
     else:
         sys.stdout.write("\n-----\n".join(documents(args.kind, args.seed, args.n)))
 

@@ -43,7 +43,7 @@ def printed(program: str, start: list, seconds=10) -> str:
     return (done.stdout.splitlines() or [""])[-1]
 
 
-def converse(params, config, tokenizer, problems, temperature=0.0, top_p=0.95, seed=0):
+def converse(config, params, tokenizer, problems, temperature=0.0, top_p=0.95, seed=0):
     """Programs for (problem, case) pairs: history, "# prompt", answer cut by the paper's rule, two newlines, and again."""
     pairs = [(p, i) for p in problems for i in range(len(p["inputs"]))]
     programs = []
