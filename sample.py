@@ -17,7 +17,7 @@ import numpy as np
 from jax import lax
 
 import tpu_mesh
-from data import cli, get_tokenizer
+from data import cli, get_tokenizer, one_line_errors
 from model import Config, forward_cached, head, init_cache, param_table, transformer
 
 # ------------------------------------------------- where a text ends ---------------------------------------------
@@ -333,7 +333,7 @@ def session(params, config, tokenizer, args):
         if chat.dropped[0]:
             print(f"(the history outgrew the context: its oldest {chat.dropped[0]} tokens are no longer seen)",
                   file=sys.stderr)
-        histories.append(histories[-1] + f"# {line}\n" + text + "\n\n")
+        histories.append(histories[-1] + f"# {line}\n" + text.rstrip("\n") + "\n\n")
 
     while True:
         try:
@@ -368,8 +368,8 @@ def session(params, config, tokenizer, args):
 
 
 def parse_args(argv=None):
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
-                                allow_abbrev=False)
+    p = one_line_errors(argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False))
     p.add_argument("--ckpt", required=True, help="a checkpoint folder, or train.py's out_dir")
     p.add_argument("--prompt", help="continue this text; without it the multi-turn session starts")
     p.add_argument("--num_samples", type=int, default=1, help="samples of the prompt (default 1)")

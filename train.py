@@ -24,7 +24,7 @@ from jax.sharding import PartitionSpec as P
 from tqdm import tqdm
 
 import tpu_mesh
-from data import cli, get_batch, get_tokenizer, open_data
+from data import cli, get_batch, get_tokenizer, one_line_errors, open_data
 from model import CONFIGS, Config, flops_per_token, init_params, loss_fn, num_params, param_table
 from tpu_mesh import DATA, vary, varying
 
@@ -195,8 +195,8 @@ class Hyper:
 
 
 def parse_args(argv=None):
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
-                                allow_abbrev=False)
+    p = one_line_errors(argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False))
     p.add_argument("--model", default="toy", choices=CONFIGS, help="preset (default toy)")
     for f in dataclasses.fields(Config):
         p.add_argument(f"--{f.name}", type=f.type, help=f"model size: overrides the preset's {f.name}")
