@@ -390,6 +390,7 @@ def parse_args(argv=None):
 
 def main():
     args = parse_args()
+    sys.stdout.reconfigure(errors="replace")       # a sampled half of a character must not end the program
     tpu_mesh.start()
     config, params, tokenizer = load(args.ckpt)
     if args.prompt is None:

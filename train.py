@@ -9,6 +9,7 @@ import argparse
 import dataclasses
 import json
 import math
+import signal
 import subprocess
 import sys
 import time
@@ -249,6 +250,21 @@ def settle(args, data, meta):
     return config, dataclasses.replace(hyper, **given), steps
 
 
+def stop_on_signal() -> list:
+    """Ctrl-C, or the SIGTERM of a machine that is taken away: the list fills, and the loop saves and leaves after its step.
+    A second one ends the run at once."""
+    asked = []
+
+    def ask(number, frame):
+        if asked:
+            raise KeyboardInterrupt
+        asked.append(number)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, ask)
+    return asked
+
+
 def main():
     args = parse_args()
     tpu_mesh.start(args.coordinator, args.num_processes, args.process_id)
@@ -298,6 +314,8 @@ def main():
             if first and metrics_file.exists() else []
         metrics_file.write_text("".join(l + "\n" for l in kept))
 
+    has_val = data.meta["sequences"]["val"] > 0
+
     def batch(split, step):
         return tpu_mesh.place_batch(get_batch(data, split, args.seed, step, hyper.batch_size, part, parts), mesh)
 
@@ -332,30 +350,27 @@ def main():
         bar.update()
 
     # The metrics of step n are read while step n + 1 runs, so the device never waits for the host.
-    pending, done = None, first
+    pending, val = None, None
+    asked = stop_on_signal()
     bar = tqdm(total=steps, initial=first, unit="step", disable=not lead, dynamic_ncols=True, smoothing=0.05)
-    val = None
-    try:
-        for step in range(first, steps):
-            state, metrics = step_fn(state, batch("train", step))
-            done = step + 1
-            if pending:
-                report(*pending)
-            if done % args.eval_every == 0 or done == steps:
-                val = metrics["val_loss"] = evaluate()
-                bar.write(f"step {done:>6}  loss {float(metrics['loss']):.3f}  val_loss {val:.3f}  "
-                          f"norm {float(metrics['grad_norm']):.2f}")
-            pending = (done, metrics)
-            if done % args.save_every == 0 or done == steps:
-                report(*pending)        # before saving: a state that turned into NaN is never saved
-                pending = None
-                save(done)
-    except KeyboardInterrupt:
-        bar.close()
-        if done > first and pending:
+    for step in range(first, steps):
+        state, metrics = step_fn(state, batch("train", step))
+        done = step + 1
+        if pending:
+            report(*pending)
+        if has_val and (done % args.eval_every == 0 or done == steps):
+            val = metrics["val_loss"] = evaluate()
+            bar.write(f"step {done:>6}  loss {float(metrics['loss']):.3f}  val_loss {val:.3f}  "
+                      f"norm {float(metrics['grad_norm']):.2f}")
+        pending = (done, metrics)
+        if done % args.save_every == 0 or done == steps or asked:
+            report(*pending)        # before saving: a state that turned into NaN is never saved
+            pending = None
             save(done)
-        say(f"interrupted after step {done}: saved. Go on with the same command and --init_from resume")
-        raise
+        if asked and done < steps:
+            bar.close()
+            say(f"stopped after step {done}, saved. The same command with --init_from resume goes on")
+            raise SystemExit(128 + asked[0])
     bar.close()
     if first >= steps:
         say(f"{source} is already at step {first}: raise --steps to train on")

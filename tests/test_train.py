@@ -311,6 +311,22 @@ while True:
     assert seen > 0
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_saves_and_leaves(tmp_path, tiny_data, number):
+    """Stopped somewhere in the middle: the last step is saved, every step is in the metrics, the code says which signal."""
+    out = tmp_path / "s"
+    args = [sys.executable, str(ROOT / "train.py"), *map(str, train_args(tiny_data, out, 4000, "--save_every", 100000))]
+    p = subprocess.Popen(args, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    metrics = out / "metrics.jsonl"
+    while p.poll() is None and not (metrics.exists() and metrics.read_text().count("\n") > 3):
+        time.sleep(0.05)
+    p.send_signal(number)
+    shown, errors = p.communicate()
+    assert p.returncode == 128 + number and "resume" in shown and "Traceback" not in errors, errors
+    steps = int(tpu_mesh.checkpoints(out)[-1].name[5:])
+    assert steps == len(losses(out))
+
+
 def test_nan_stops_the_run_and_names_the_step(tmp_path, tiny_data):
     done = run("train.py", *train_args(tiny_data, tmp_path / "n", 20, "--lr_max", "1e30", "--grad_clip", "1e30"), ok=False)
     assert done.returncode == 1 and re.search(r"step \d+: loss", done.stderr) and "Traceback" not in done.stderr
