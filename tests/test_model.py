@@ -1,5 +1,6 @@
 """Laws of the Transformer: sizes, causality, rotary, the block against NumPy, the cache against the full pass."""
 import dataclasses
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +13,7 @@ from model import CONFIGS, Config, block, forward, forward_cached, head, init_ca
 SMALL = Config(n_layer=2, n_head=2, n_embd=16, rotary_dim=4, block_size=160, vocab_size=32)
 
 
+@partial(jax.jit, static_argnums=(0, 1))
 def random_params(config, seed=0):
     """Weights without a zero or a one in them, so that a forgotten bias or scale shows."""
     params = init_params(jax.random.key(seed), config)
@@ -52,6 +54,7 @@ def test_causality_by_gradient():
     params = random_params(SMALL)
     w = {n: params[n][0] for n in model.LAYER}
 
+    @jax.jit
     def strength(x):   # (T, T): how much output t moves with input s
         grads = jax.jacrev(lambda x: block(x, w, SMALL)[0][0].sum(-1))(x)
         return jnp.abs(grads[:, 0]).sum(-1)
@@ -116,7 +119,7 @@ def test_attention_equals_the_plain_formula():
 
 def test_remat_changes_nothing():
     params, tokens = random_params(SMALL), jax.random.randint(jax.random.key(1), (2, 41), 0, 32)
-    grad = lambda remat: jax.grad(lambda p: model.loss_fn(p, tokens, SMALL, remat=remat)[0])(params)
+    grad = lambda remat: jax.jit(jax.grad(lambda p: model.loss_fn(p, tokens, SMALL, remat=remat)[0]))(params)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), grad(False), grad(True))
 
 
@@ -128,13 +131,14 @@ def test_cached_decoding_equals_the_full_pass():
     first = np.array([5, 17, 30])
     prompt = jnp.where(jnp.arange(30) < first[:, None], ids[:, :30], 7)              # 7s are padding
     cache, lengths = init_cache(SMALL, 3), jnp.zeros(3, int)
-    x, cache = forward_cached(params, prompt, cache, lengths, SMALL)
+    step = jax.jit(partial(forward_cached, config=SMALL))
+    x, cache = step(params, prompt, cache, lengths)
     logits = head(params, x)
     for b, n in enumerate(first):
         np.testing.assert_allclose(logits[b, :n], want[b, :n], atol=1e-4)
     for i in range(10):
         at = jnp.asarray(first + i)
-        x, cache = forward_cached(params, ids[jnp.arange(3), at][:, None], cache, at, SMALL)
+        x, cache = step(params, ids[jnp.arange(3), at][:, None], cache, at)
         np.testing.assert_allclose(head(params, x)[:, 0], want[jnp.arange(3), at], atol=1e-4)
 
 

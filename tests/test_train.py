@@ -29,6 +29,7 @@ HYPER = Hyper(batch_size=8, lr_max=1e-2, lr_end=1e-3, warmup_steps=1, anneal_ste
 MESHES = [(2, 2, 2), (1, 1, 1), (2, 1, 4), (1, 2, 4), (8, 1, 1), (1, 8, 1), (4, 2, 1), (1, 1, 8)]
 
 
+@partial(jax.jit, static_argnums=0)
 def fresh_state(config=TINY):
     params = init_params(jax.random.key(0), config)
     params = {n: p + 0.1 * jax.random.normal(jax.random.fold_in(jax.random.key(9), i), p.shape)
@@ -46,8 +47,7 @@ def place(state, mesh, config=TINY):
     return jax.tree.map(lambda a, s: jax.device_put(np.array(a), NamedSharding(mesh, s)), state, state_specs(config))
 
 
-def single_step(state, tokens, hyper=HYPER, config=TINY):
-    return jax.jit(partial(train_step, config=config, hyper=hyper, n_tokens=8 * config.block_size))(state, tokens)
+single_step = jax.jit(partial(train_step, config=TINY, hyper=HYPER, n_tokens=8 * TINY.block_size))
 
 
 # ---- schedule and optimizer
@@ -75,7 +75,7 @@ def test_decay_is_for_matrices_alone():
     table = param_table(TINY)
     decay = {n: 0.1 if init else 0.0 for n, (_, _, init) in table.items()}
     zeros = {n: jnp.zeros_like(p) for n, p in state["params"].items()}
-    new, _, _ = adamw(state["params"], zeros, zeros, zeros, jnp.int32(0), 1.0, decay)
+    new, _, _ = jax.jit(lambda p: adamw(p, zeros, zeros, zeros, jnp.int32(0), 1.0, decay))(state["params"])
     for n in table:
         vector = "bias" in n or "scale" in n
         assert (np.asarray(new[n]) == np.asarray(state["params"][n])).all() == vector, n
@@ -100,7 +100,7 @@ def test_sharded_step_equals_single_device(shape):
 
 def test_gradients_of_the_single_step_are_those_of_the_loss():
     state, tokens = fresh_state(), tokens_of()
-    grads = jax.grad(lambda p: loss_fn(p, tokens, TINY)[0])(state["params"])
+    grads = jax.jit(jax.grad(lambda p: loss_fn(p, tokens, TINY)[0]))(state["params"])
     norm = jnp.sqrt(sum(jnp.sum(g * g) for g in grads.values()))
     new, metrics = single_step(state, tokens)
     np.testing.assert_allclose(metrics["grad_norm"], norm, rtol=1e-5)
