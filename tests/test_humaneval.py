@@ -194,6 +194,21 @@ def test_bad_sample_files_are_one_line(line, words, tmp_path):
     assert not (tmp_path / "s_results.jsonl").exists()
 
 
+def test_generations_of_the_bigcode_harness_are_read_with_their_prompts_stripped_or_not(tmp_path):
+    problems = humaneval.read_problems(OFFICIAL)
+    first, second = list(problems.values())[:2]
+    path = tmp_path / "generations.json"
+    path.write_text(json.dumps([[first["prompt"] + first["canonical_solution"], first["prompt"].strip() + "\n    return 0\n"],
+                                [second["prompt"].strip() + "\n" + second["canonical_solution"]]]))
+    verdicts = check_all([(problems[r["task_id"]], r["completion"]) for r in humaneval.read_generations(path, problems)])
+    assert [(v["task_id"], v["passed"]) for v in verdicts] == [(first["task_id"], True), (first["task_id"], False),
+                                                               (second["task_id"], True)]
+    for wrong in ("{}", "[[1]]", json.dumps([["x = 1"]]), json.dumps([[]] * 165)):
+        path.write_text(wrong)
+        with pytest.raises(ValueError, match="generations.json"):
+            humaneval.read_generations(path, problems)
+
+
 def test_bad_flags_exit_with_2_and_one_line(tmp_path):
     path = write_lines(tmp_path / "s.jsonl", [{"task_id": "HumanEval/0", "completion": "    pass"}])
     for args in (["score", path, "--k", "5"], ["score", path, "--workers", "0"], ["score", path, "--k", "x"],
