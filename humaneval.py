@@ -893,7 +893,7 @@ def read_generations(path, problems):
     try:
         generations = json.loads(Path(path).read_text())
         rows = [(p, text) for p, texts in zip(problems.values(), generations) for text in texts]
-        fits = isinstance(generations, list) and len(generations) <= len(problems) and all(isinstance(text, str) for _, text in rows)
+        fits = isinstance(generations, list) and len(generations) <= len(problems) and all(isinstance(t, str) for _, t in rows)
     except (ValueError, TypeError, AttributeError):
         fits = False
     if not fits:
