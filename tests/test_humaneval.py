@@ -1,11 +1,14 @@
 """Laws of HumanEval: nothing hostile passes or stays, nothing right fails, pass@k is exact, resuming loses nothing."""
+import fcntl
 import itertools
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
 import tempfile
+import time
 from fractions import Fraction
 from math import comb
 from pathlib import Path
@@ -121,6 +124,47 @@ def test_scoring_never_imports_jax():
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
 
 
+KEYS = """import ctypes
+libc = ctypes.CDLL(None, use_errno=True)
+libc.syscall.restype = ctypes.c_long
+def add(a, b):
+    found = [libc.syscall(248, b"user", b"codegen-note", b"5", 1, ring) for ring in (-3, -4, -5)]
+    import socket
+    try:
+        found.append(socket.socket(40, socket.SOCK_STREAM).fileno())       # AF_VSOCK
+    except OSError:
+        found.append(-1)
+    return a + b if max(found) >= 0 else None
+"""
+STOPPER = "    import os, signal\n    os.kill(os.getppid(), signal.SIGSTOP)\n    return None\n"
+
+
+def test_keyrings_and_sockets_that_namespaces_do_not_divide_are_refused():
+    if os.uname().machine != "x86_64":
+        pytest.skip("the numbers of the system calls are x86_64's")
+    assert not check_correctness(programs.PROBLEMS[0], "    pass\n" + KEYS)["passed"]
+
+
+def test_a_program_that_stops_its_parent_stops_only_itself(monkeypatch):
+    """Without isolation it can; the scorer goes on with a new one."""
+    monkeypatch.setattr(humaneval, "first_worker", lambda unsafe, inside: humaneval.Worker("none", inside))
+    monkeypatch.setattr(humaneval, "PATIENCE", 3)
+    items = [(programs.PROBLEMS[0], STOPPER), (programs.PROBLEMS[0], "    return a + b\n")]
+    assert [r["passed"] for r in check_all(items, timeout=1, workers=1)] == [False, True]
+
+
+def test_a_killed_scorer_leaves_nothing(tmp_path):
+    sleeper = {"task_id": "HumanEval/0", "completion": "    import time; time.sleep(60)\n"}
+    path = write_lines(tmp_path / "s.jsonl", [sleeper] * 2)
+    for flags, number in (([], signal.SIGTERM), (["--unsafe"], signal.SIGINT)):
+        scorer = subprocess.Popen([sys.executable, ROOT / "humaneval.py", "score", path, "--timeout", "60", *flags], cwd=ROOT,
+                                  stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        time.sleep(5)
+        scorer.send_signal(number)
+        assert scorer.wait(20) == 128 + number
+    assert left_behind() == []
+
+
 # ---- plain values
 
 def test_plain_values_cross_unchanged_and_objects_stay_behind():
@@ -139,7 +183,8 @@ def test_plain_values_cross_unchanged_and_objects_stay_behind():
 
 @pytest.mark.parametrize("tree", [
     ["no such tag", 1], ["range", ["0x0", "0xfffffffffffff", "0x1"]], ["Decimal", "1e999999999"], ["int", "0x" + "f" * 30_000],
-    ["set", list(range(20_000))], ["array", "<U100000", ["list", ["a"] * 500]], ["array", "|V8", 1], ["object", {"int": "x"}],
+    ["set", list(range(3_000))], ["array", "<U100000", ["list", ["a"] * 500]], ["array", "|V8", 1], ["object", {"int": "x"}],
+    ["array", "<U1500", ["list", [["range", ["0x0", "0xc350", "0x1"]]]]], ["array", "<U0", ["list", ["a" * 2000] * 3]],
     ["Fraction", 1, 0], ["list"], ["dict", [[["list", []], 1]]]])
 def test_hostile_trees_are_refused(tree):
     with pytest.raises((ValueError, TypeError, IndexError, ArithmeticError)):
@@ -185,7 +230,8 @@ def test_score_reports_writes_results_and_says_what_is_missing(tmp_path):
 @pytest.mark.parametrize("line, words", [
     ('{"task_id": "HumanEval/0", "completion": "x"', "line 2: no JSON"), ("[]", "line 2: a JSON object"),
     ('{"task_id": "HumanEval/999", "completion": ""}', "line 2: there is no problem"),
-    ('{"task_id": "HumanEval/0"}', "line 2: completion")])
+    ('{"task_id": [1], "completion": ""}', "line 2: there is no problem"), ('{"task_id": "HumanEval/0"}', "line 2: completion"),
+    ('{"task_id": "HumanEval/0", "completion": "", "prompt_logprob": [-1e6, 1]}', "line 2: prompt_logprob")])
 def test_bad_sample_files_are_one_line(line, words, tmp_path):
     path = tmp_path / "s.jsonl"
     path.write_text('{"task_id": "HumanEval/0", "completion": "    pass"}\n' + line + "\n")
@@ -266,6 +312,11 @@ def test_resuming_gives_the_file_of_a_run_that_was_never_stopped(model, tmp_path
         paths[2].write_text(whole[:cut])
         humaneval.generate(PROBLEMS, paths[2], SETTINGS, *model, (), 6)
         assert sorted(paths[2].read_text().splitlines()) == sorted(whole.splitlines())
+    humaneval.generate(dict(list(PROBLEMS.items())[:1]), paths[2], SETTINGS, *model, (), 6)      # fewer wanted: nothing is lost
+    with open(f"{paths[2]}.json") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(ValueError, match="being written by another process"):
+            humaneval.generate(PROBLEMS, paths[2], SETTINGS, *model, (), 6)
     with pytest.raises(ValueError, match=r"made with other settings \(n\)"):
         humaneval.generate(PROBLEMS, paths[2], SETTINGS | {"n": 4}, *model, ())
     assert sorted(paths[2].read_text().splitlines()) == sorted(whole.splitlines())

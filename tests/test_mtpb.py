@@ -7,7 +7,7 @@ import pytest
 
 import humaneval
 import mtpb
-from mtpb import check_equivalence, check_strict, decode_printed, execute, fill, judge, print_last, read_problems
+from mtpb import check_equivalence, check_strict, decode_printed, fill, judge, judge_all, print_last, read_problems
 
 PROBLEMS = read_problems(humaneval.find_benchmark("mtpb.jsonl"))
 BY_ID = {p["id"]: p for p in PROBLEMS}
@@ -196,25 +196,33 @@ PROGRAMS = [    # program, expected, official, strict, how its result begins
      5, False, False, "failed"),
     ("print(10 ** 5000)", "x", False, False, "failed"), ("print('x' * 10 ** 7)", "x", False, False, "failed"),
     ("x = []\nx.append(x)\nprint(x)", [1], False, False, "failed"), ("while True: print(5)", 5, True, False, "timed out"),
+    ("print('word ' * 230_000)\nprint(5)", 5, True, True, "passed"),
+    ("print('ñ' * 200_000)\nprint(5)", 5, True, True, "passed"),
+    ("from concurrent.futures import ThreadPoolExecutor as T\nimport numpy as np\nwith T(8) as t:\n"
+     "    list(t.map(print, [np.arange(900) + 10**9] * 40))\nprint(5)", 5, True, True, "passed"),
+    ("import numpy as np\nprint(np.matrix([[1, 2]]))", [[1, 2]], False, True, ""),
+    ("import numpy as np\nprint(np.matrix([[5]]))", [5], True, False, ""),
+    ("from collections import namedtuple\nP = namedtuple('P', 'x y')\nprint([P(1, 2)])", [[1, 2]], False, True, ""),
+    ("class T(tuple): pass\nprint([T((1, 2))])", "[(1, 2)]", True, False, ""),
     ("x = [0] * 10 ** 9", 5, False, False, "out of memory"),
     ("import sys\nprint('jax' in sys.modules)", False, True, True, "passed")]
 
 
 def test_programs_get_the_verdict_of_the_official_scorer_and_of_the_strict_rules():
-    ran = execute([p for p, *_ in PROGRAMS], timeout=1.5, workers=4)
+    ran, _ = judge_all([(program, expected) for program, expected, *_ in PROGRAMS], timeout=1.5, workers=4)
     wrong = []
-    for (program, expected, official, strict, result), (said, how, _) in zip(PROGRAMS, ran):
-        got = judge(said, how, expected)
-        if got[:2] != (official, strict) or not got[2].startswith(result):
+    for (program, _, official, strict, result), (got, _) in zip(PROGRAMS, ran):
+        ending = got["ended"] or got["result"]
+        if (got["passed"], got["passed_strict"]) != (official, strict) or not ending.startswith(result):
             wrong.append((program, got))
     assert wrong == []
 
 
 def test_a_forged_message_is_no_verdict():
-    for last in ({"printed": {}, "error": ""}, {"printed": {"value": ["set", 1]}, "error": ""}, {"error": ""},
-                 {"printed": {"value": 1, "casts": {"int": "5"}}, "error": ""},
-                 {"printed": {"value": ["object", {"str": 5}]}, "error": ""}):
-        assert judge([last | {"end": True}], "", 5)[:2] == (False, False)
+    for last in ({"printed": {}}, {"printed": {"value": ["set", 1]}}, {"printed": {"value": 1, "casts": {"int": "5"}}},
+                 {"printed": {"value": ["object", {"str": 5}]}}, {"printed": 5}):
+        got = judge([last | {"error": "", "end": True}], "", 5)
+        assert not got["passed"] and not got["passed_strict"]
     with pytest.raises(ValueError):
         decode_printed({"value": 1, "casts": {"int": "5"}})
 
