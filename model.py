@@ -401,7 +401,7 @@ def read_tensors(file, name=None):
 @partial(jax.jit, donate_argnums=0)
 def set_layer(stack, layer, w):
     """Write one layer's weight into the stacked array, in place."""
-    return stack.at[layer].set(w)
+    return lax.dynamic_update_index_in_dim(stack, w, layer, 0)
 
 
 def read_hf(folder, config, mesh=None, dtype="float32", mp_num=MP_NUM):
@@ -425,14 +425,16 @@ def read_hf(folder, config, mesh=None, dtype="float32", mp_num=MP_NUM):
               if n in found and found[n][1] != shape]
     if wrong:
         raise ValueError(f"{folder}: " + "; ".join(wrong[:5]) + f"; and {len(wrong) - 5} more" * (len(wrong) > 5))
-    for theirs, (name, layer, _) in tqdm(wanted.items(), desc="read weights", unit=" tensors", delay=2, leave=False):
+    order = sorted(wanted, key=lambda theirs: wanted[theirs][1] is not None)     # the two largest while memory is empty
+    for theirs in tqdm(order, desc="read weights", unit=" tensors", delay=2, leave=False, disable=None):
+        name, layer, _ = wanted[theirs]
         shape, spec, init = table[name]
         kind = dtype if init else "float32"
         if layer == 0:
             params[name] = jnp.zeros(shape, kind, device=NamedSharding(mesh, spec))
         if layer is not None:
             shape, spec = shape[1:], P(*spec[1:])
-        w = from_hf(name, read_tensors(found[theirs][0], theirs), shape, mp_num).astype(kind)
+        w = from_hf(name, read_tensors(found[theirs][0], theirs), shape, mp_num).astype(kind, copy=False)
         w = jax.make_array_from_callback(shape, NamedSharding(mesh, spec), w.__getitem__)
         params[name] = w if layer is None else set_layer(params[name], layer, w)
     return params
@@ -473,7 +475,7 @@ def export_hf(params, config: Config, folder, tokenizer=None, mp_num=MP_NUM):
     temporary.mkdir(parents=True)
     with open(temporary / "model.safetensors", "wb") as file:
         file.write(len(header).to_bytes(8, "little") + header)
-        for name, layer, _ in tqdm(tensors.values(), desc="write weights", unit=" tensors", delay=2, leave=False):
+        for name, layer, _ in tqdm(tensors.values(), desc="write weights", unit=" tensors", delay=2, leave=False, disable=None):
             w = np.asarray(params[name] if layer is None else params[name][layer], "<f4")
             file.write(np.ascontiguousarray(to_hf(name, w, mp_num)))
     c = dict(model_type="codegen", architectures=["CodeGenForCausalLM"], torch_dtype="float32", **HF_FIXED,

@@ -282,11 +282,11 @@ def main():
             raise ValueError(f"{source} holds weights alone: use --init_from {out} with another --out_dir")
     args.model = args.model or (meta or {}).get("recipe", "toy")
     data = open_data(args.data)
+    if meta and get_tokenizer(meta["tokenizer"]).vocab != get_tokenizer(data.tokenizer).vocab:
+        raise ValueError(f"{source} was trained with tokenizer {meta['tokenizer']}, {args.data} was made with {data.tokenizer}")
     config, hyper, steps = settle(args, data, meta)
     tokenizer_files = [data.tokenizer] if data.tokenizer.endswith(".tiktoken") else []
     tokenizer = Path(data.tokenizer).name if tokenizer_files else data.tokenizer
-    if meta and get_tokenizer(meta["tokenizer"]).vocab != get_tokenizer(data.tokenizer).vocab:
-        raise ValueError(f"{source} was trained with tokenizer {meta['tokenizer']}, {args.data} was made with {data.tokenizer}")
 
     mesh = tpu_mesh.make_mesh(args.dp, args.fsdp, args.tp)
     tpu_mesh.check_divides(config, hyper.batch_size, hyper.grad_accum, args.dp, args.fsdp, args.tp)
