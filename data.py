@@ -244,8 +244,8 @@ def read_hf_tokenizer(folder):
             if (folder / "added_tokens.json").is_file():
                 vocab |= json.loads((folder / "added_tokens.json").read_text())
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"no tokenizer can be read in {folder} ({error!r}): name it with python model.py import "
-                         "--tokenizer gpt2 (the NL models) or codegen (MULTI, MONO)") from None
+        raise ValueError(f"{folder} has no tokenizer files, or damaged ones ({type(error).__name__}): name one with python "
+                         "model.py import --tokenizer gpt2 (the NL models) or codegen (MULTI, MONO)") from None
     for name in ("codegen", "gpt2", "bytes"):
         if hf_vocab(get_tokenizer(name))[0] == vocab:
             return name

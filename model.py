@@ -10,7 +10,6 @@ and every collective over () is the identity. Inside `jax.shard_map` (train.py) 
 the local shares H/tp, F/tp, V/tp, and the same lines run on a pod.
 """
 import argparse
-import importlib
 import json
 import os
 import shutil
@@ -380,24 +379,6 @@ def hf_tensors(config, mp_num):
     return tensors
 
 
-def read_tensors(file, name=None):
-    """The tensor `name` of a weight file as numpy, or without a name {name: shape} of all, from the file's header.
-
-    A file is mapped, and anew for each tensor: the pages of a map count as memory of the process until it is closed."""
-    package = "safetensors" if file.suffix == ".safetensors" else "torch"
-    try:
-        library = importlib.import_module(package)
-        if package == "safetensors":
-            with library.safe_open(file, "numpy") as f:
-                return f.get_tensor(name) if name else {n: tuple(f.get_slice(n).get_shape()) for n in f.keys()}
-        tensors = library.load(file, map_location="cpu", weights_only=True, mmap=True)
-        return tensors[name].float().numpy() if name else {n: tuple(t.shape) for n, t in tensors.items()}
-    except ImportError:
-        raise ValueError(f"to read {file} the package {package} is needed: pip install {package}") from None
-    except Exception as e:      # each library has errors of its own
-        raise ValueError(f"{file} cannot be read ({type(e).__name__}): {e}") from None
-
-
 @partial(jax.jit, donate_argnums=0)
 def set_layer(stack, layer, w):
     """Write one layer's weight into the stacked array, in place."""
@@ -410,15 +391,8 @@ def read_hf(folder, config, mesh=None, dtype="float32", mp_num=MP_NUM):
     Matrices become `dtype`, vectors float32. Raises ValueError that names the tensors that are missing, unknown, or of
     another shape than `config` wants, before any is read."""
     folder, mesh = Path(folder), mesh or tpu_mesh.make_mesh()
-    weights = [folder / name for name in ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin",
-                                          "pytorch_model.bin.index.json") if (folder / name).is_file()]
-    if not weights:
-        raise FileNotFoundError(f"{folder} holds neither model.safetensors nor pytorch_model.bin")
-    if weights[0].suffix == ".json":
-        weights = [folder / file for file in sorted(set(json.loads(weights[0].read_text())["weight_map"].values()))]
-    else:
-        weights = weights[:1]
-    found = {n: (file, shape) for file in weights for n, shape in read_tensors(file).items() if not n.endswith(HF_BUFFERS)}
+    found = {n: (file, shape) for file in tpu_mesh.weight_files(folder) for n, shape in tpu_mesh.read_tensors(file).items()
+             if not n.endswith(HF_BUFFERS)}
     wanted, table, params = hf_tensors(config, mp_num), param_table(config), {}
     wrong = [f"{n} is missing" for n in wanted if n not in found] + [f"{n} is unknown" for n in found if n not in wanted]
     wrong += [f"{n} has shape {found[n][1]}, not {shape}" for n, (*_, shape) in wanted.items()
@@ -434,7 +408,7 @@ def read_hf(folder, config, mesh=None, dtype="float32", mp_num=MP_NUM):
             params[name] = jnp.zeros(shape, kind, device=NamedSharding(mesh, spec))
         if layer is not None:
             shape, spec = shape[1:], P(*spec[1:])
-        w = from_hf(name, read_tensors(found[theirs][0], theirs), shape, mp_num).astype(kind, copy=False)
+        w = from_hf(name, tpu_mesh.read_tensors(found[theirs][0], theirs), shape, mp_num).astype(kind, copy=False)
         w = jax.make_array_from_callback(shape, NamedSharding(mesh, spec), w.__getitem__)
         params[name] = w if layer is None else set_layer(params[name], layer, w)
     return params
@@ -460,24 +434,20 @@ def import_hf(folder):
 def export_hf(params, config: Config, folder, tokenizer=None, mp_num=MP_NUM):
     """Write a folder that transformers opens: AutoModelForCausalLM, and AutoTokenizer when a data.Tokenizer is given.
 
-    The weights are one float32 safetensors file: the length of a JSON header, the header, the tensors one after another.
-    ValueError if the folder exists. transformers 4 runs only models whose heads divide by 4; version 5 runs all."""
+    Weights are float32, in one file. ValueError if the folder exists; it appears when it is whole. transformers 4 runs
+    only models whose heads divide by 4, version 5 runs all."""
     folder, temporary = Path(folder), Path(f"{Path(folder)}.tmp")
-    tensors, header, end = hf_tensors(config, mp_num), {}, 0
     if folder.exists():
         raise ValueError(f"{folder} exists already: delete it, or choose another folder")
-    for theirs, (_, _, shape) in tensors.items():
-        begin, end = end, end + 4 * int(np.prod(shape))
-        header[theirs] = dict(dtype="F32", shape=shape, data_offsets=[begin, end])
-    header = json.dumps(header | dict(__metadata__=dict(format="pt"))).encode()
-    header += b" " * (-len(header) % 8)                                  # the tensors start at a multiple of 8
+    tensors = hf_tensors(config, mp_num)
+
+    def tensor(theirs):
+        name, layer, _ = tensors[theirs]
+        return to_hf(name, np.asarray(params[name] if layer is None else params[name][layer]), mp_num)
+
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
-    with open(temporary / "model.safetensors", "wb") as file:
-        file.write(len(header).to_bytes(8, "little") + header)
-        for name, layer, _ in tqdm(tensors.values(), desc="write weights", unit=" tensors", delay=2, leave=False, disable=None):
-            w = np.asarray(params[name] if layer is None else params[name][layer], "<f4")
-            file.write(np.ascontiguousarray(to_hf(name, w, mp_num)))
+    tpu_mesh.write_tensors(temporary / "model.safetensors", {n: shape for n, (*_, shape) in tensors.items()}, tensor)
     c = dict(model_type="codegen", architectures=["CodeGenForCausalLM"], torch_dtype="float32", **HF_FIXED,
              **{n: getattr(config, n) for n in ("n_layer", "n_head", "n_embd", "rotary_dim", "vocab_size")},
              n_positions=config.block_size, n_ctx=config.block_size)
@@ -526,7 +496,7 @@ def main():
                                  "jaxformer's copy). Shapes do not tell: with a wrong one the model writes nonsense")
     args = p.parse_args()
     tpu_mesh.start()
-    source = tpu_mesh.find_checkpoint(args.hf if args.command == "import" else args.ckpt)
+    source = Path(args.hf) if args.command == "import" else tpu_mesh.find_checkpoint(args.ckpt)
     meta = read_meta(source, getattr(args, "tokenizer", None))
     config, tokenizer = Config(**meta["model"]), get_tokenizer(meta["tokenizer"])
     if args.command == "import":
