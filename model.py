@@ -8,6 +8,9 @@ Letters used in every shape comment and einsum:
 The model takes mesh axes as arguments, `tp` (tensor parallel) and `fsdp` (sharded parameters). On a laptop they are (),
 and every collective over () is the identity. Inside `jax.shard_map` (train.py) they are names, H, F and V are then
 the local shares H/tp, F/tp, V/tp, and the same lines run on a pod.
+
+    python model.py import --hf DIR --out CKPT      released weights to a checkpoint
+    python model.py export --ckpt CKPT --hf DIR     a checkpoint to a folder that transformers opens
 """
 import argparse
 import json
