@@ -5,6 +5,7 @@
     printf '%s\\n' 'Assign ...' 'Print ...' | python sample.py --ckpt out    turns from a pipe: prints the program
 """
 import argparse
+import dataclasses
 import re
 import subprocess
 import sys
@@ -18,7 +19,7 @@ from jax import lax
 
 import tpu_mesh
 from data import cli, get_tokenizer, one_line_errors
-from model import Config, forward_cached, head, init_cache, param_table, transformer
+from model import Config, forward_cached, head, init_cache, load_params, read_meta, transformer
 
 # ------------------------------------------------- where a text ends ---------------------------------------------
 # The stop rules, all of them. Each is text -> the part that counts, and what it cuts once it cuts for good: sampling
@@ -277,17 +278,16 @@ def prompt_logprob(params, config, tokenizer, texts, spans=None):
 
 # ------------------------------------------------------ loading --------------------------------------------------
 
-def load(ckpt):
-    """A checkpoint folder (or an out_dir: its newest) -> (config, params, tokenizer). Only the weights are read."""
+def load(ckpt, dtype=None):
+    """A checkpoint folder, an out_dir (its newest) or a Hugging Face folder -> (config, params, tokenizer).
+
+    Only the weights are read. dtype: what matrices are held and multiplied in, by default what config.json says."""
     folder = tpu_mesh.find_checkpoint(ckpt)
-    meta = tpu_mesh.load_meta(folder)
+    meta = read_meta(folder)
     config = Config(**meta["model"])
-    here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    wanted = {f"params/{n}": jax.ShapeDtypeStruct(shape, jnp.float32, sharding=here)
-              for n, (shape, _, _) in param_table(config).items()}
-    params = {n.removeprefix("params/"): a for n, a in tpu_mesh.load_checkpoint(folder, wanted).items()}
-    name = meta["tokenizer"]
-    return config, params, get_tokenizer(str(folder / name) if name.endswith(".tiktoken") else name)
+    if dtype:
+        config = dataclasses.replace(config, dtype=dtype)
+    return config, load_params(folder, config, dtype=dtype or "float32"), get_tokenizer(meta["tokenizer"])
 
 
 # ---------------------------------------------------- the session ------------------------------------------------
@@ -370,7 +370,7 @@ def session(params, config, tokenizer, args):
 def parse_args(argv=None):
     p = one_line_errors(argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False))
-    p.add_argument("--ckpt", required=True, help="a checkpoint folder, or train.py's out_dir")
+    p.add_argument("--ckpt", required=True, help="a checkpoint folder, train.py's out_dir, or a Hugging Face folder")
     p.add_argument("--prompt", help="continue this text; without it the multi-turn session starts")
     p.add_argument("--num_samples", type=int, default=1, help="samples of the prompt (default 1)")
     p.add_argument("--max_new_tokens", type=int, default=128, help="tokens to sample at most (default 128)")
@@ -378,6 +378,8 @@ def parse_args(argv=None):
     p.add_argument("--top_p", type=float, default=0.95, help="nucleus: probability mass kept (default 0.95)")
     p.add_argument("--stop", action="append", default=[], help="end at this text; may be given several times")
     p.add_argument("--seed", type=int, default=0, help="of the draws (default 0)")
+    p.add_argument("--dtype", choices=["float32", "bfloat16"], help="of the weights (default: the checkpoint's; "
+                   "bfloat16 is half the memory)")
     args = p.parse_args(argv)
     for name, low, high in (("num_samples", 1, 10 ** 6), ("max_new_tokens", 1, 10 ** 6), ("temperature", 0, 100),
                             ("top_p", 0, 1)):
@@ -392,7 +394,7 @@ def main():
     args = parse_args()
     sys.stdout.reconfigure(errors="replace")       # a sampled half of a character must not end the program
     tpu_mesh.start()
-    config, params, tokenizer = load(args.ckpt)
+    config, params, tokenizer = load(args.ckpt, args.dtype)
     if args.prompt is None:
         return session(params, config, tokenizer, args)
     stop = tuple(s.encode().decode("unicode_escape") for s in args.stop)

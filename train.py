@@ -26,7 +26,7 @@ from tqdm import tqdm
 
 import tpu_mesh
 from data import cli, get_batch, get_tokenizer, one_line_errors, open_data
-from model import CONFIGS, Config, flops_per_token, init_params, loss_fn, num_params, param_table
+from model import CONFIGS, Config, flops_per_token, init_params, load_params, loss_fn, num_params, param_table, read_meta
 from tpu_mesh import DATA, vary, varying
 
 # What each preset is trained with when no flag says otherwise. The large ones are those of jaxformer's
@@ -42,6 +42,7 @@ RECIPES = {
     "2.7B":  (2 ** 20, 350000,  1.6e-4,  1.6e-5, 3000,  300000),
     "6.1B":  (2 ** 20, 350000,  1.2e-4,  1.2e-5, 3000,  300000),
     "16.1B": (2 ** 21, 350000,  0.9e-4,  0.9e-5, 3000,  300000),
+    "finetune": (2 ** 16, 1000, 1.0e-5,  1.0e-6,  100,     900),    # imported weights: as the released fine-tuning example
 }
 
 
@@ -198,12 +199,13 @@ class Hyper:
 def parse_args(argv=None):
     p = one_line_errors(argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False))
-    p.add_argument("--model", default="toy", choices=CONFIGS, help="preset (default toy)")
+    p.add_argument("--model", choices=CONFIGS, help="preset (default toy, or what the checkpoint was trained as)")
     for f in dataclasses.fields(Config):
         p.add_argument(f"--{f.name}", type=f.type, help=f"model size: overrides the preset's {f.name}")
     p.add_argument("--data", default="miniature:mono", help="miniature:nl|multi|mono, or a folder made by data.py prepare")
     p.add_argument("--out_dir", default="out", help="checkpoints and metrics.jsonl go here (default out)")
-    p.add_argument("--init_from", default="scratch", help="scratch, resume, or a checkpoint whose weights alone are taken")
+    p.add_argument("--init_from", default="scratch", help="scratch, resume, or a checkpoint or Hugging Face folder: its "
+                   "weights alone are taken")
     p.add_argument("--steps", type=int, help="train up to this step (default: the preset's)")
     for f in dataclasses.fields(Hyper):
         if f.name != "remat":
@@ -237,7 +239,7 @@ def settle(args, data, meta):
                              f"{data.tokenizer}: the data was made for another model")
         config = dataclasses.replace(config, vocab_size=-(-need // 1024) * 1024)
     if data.block_size != config.block_size:
-        if "block_size" in given or args.model not in ("0.1M", "0.3M", "toy", "3M"):
+        if "block_size" in given or args.model not in ("0.1M", "0.3M", "toy", "3M", "finetune"):
             raise ValueError(f"block_size {config.block_size}, but the data is packed to {data.block_size}: "
                              f"add --block_size {data.block_size}, or prepare it with --block_size {config.block_size}")
         config = dataclasses.replace(config, block_size=data.block_size)
@@ -275,13 +277,16 @@ def main():
         raise ValueError(f"{out} already holds a run: add --init_from resume to go on with it, or another --out_dir")
     if args.init_from != "scratch":
         source = tpu_mesh.find_checkpoint(out if args.init_from == "resume" else args.init_from)
-        meta = tpu_mesh.load_meta(source)
+        meta = read_meta(source)
+        if args.init_from == "resume" and not meta.get("step"):
+            raise ValueError(f"{source} holds weights alone: use --init_from {out} with another --out_dir")
+    args.model = args.model or (meta or {}).get("recipe", "toy")
     data = open_data(args.data)
+    if meta and get_tokenizer(meta["tokenizer"]).vocab != get_tokenizer(data.tokenizer).vocab:
+        raise ValueError(f"{source} was trained with tokenizer {meta['tokenizer']}, {args.data} was made with {data.tokenizer}")
     config, hyper, steps = settle(args, data, meta)
     tokenizer_files = [data.tokenizer] if data.tokenizer.endswith(".tiktoken") else []
     tokenizer = Path(data.tokenizer).name if tokenizer_files else data.tokenizer
-    if meta and meta["tokenizer"] != tokenizer:
-        raise ValueError(f"{source} was trained with tokenizer {meta['tokenizer']}, {args.data} was made with {tokenizer}")
 
     mesh = tpu_mesh.make_mesh(args.dp, args.fsdp, args.tp)
     tpu_mesh.check_divides(config, hyper.batch_size, hyper.grad_accum, args.dp, args.fsdp, args.tp)
@@ -302,7 +307,7 @@ def main():
     else:
         state = init_state(args.seed, config, mesh)
         if source:
-            state["params"] = restore(source, config, mesh, ("params",))["params"]
+            state["params"] = load_params(source, config, mesh)
     if source:
         say(f"from {source}" + (f", step {first}" if first else ", weights alone"))
 
@@ -323,7 +328,7 @@ def main():
         return float(np.mean([float(eval_fn(state["params"], batch("val", i))) for i in range(4)]))
 
     def save(step):
-        meta = dict(model=dataclasses.asdict(config), tokenizer=tokenizer, data=args.data, seed=args.seed,
+        meta = dict(model=dataclasses.asdict(config), tokenizer=tokenizer, data=args.data, seed=args.seed, recipe=args.model,
                     hyper=dataclasses.asdict(hyper))
         tpu_mesh.save_checkpoint(out, step, flatten(state), meta, args.keep, tokenizer_files)
 

@@ -1,0 +1,310 @@
+"""Laws of the released weights: transformers' numbers (goldens from make_goldens.py), there and back, what is refused."""
+import json
+import sys
+from functools import partial
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+import pytest
+from make_goldens import CASES, PROMPT, TOP_P, random_ids, random_logits, random_strings, random_tensors, sizes
+
+import data
+import model
+import sample
+import tpu_mesh
+import train
+from model import Config, export_hf, from_hf, hf_config, import_hf, loss_fn, num_params, param_table, read_hf, to_hf
+
+safetensors = pytest.importorskip("safetensors.numpy", reason="needs pip install safetensors")
+HERE = Path(__file__).parent
+GOLDENS = np.load(HERE / "goldens.npz")
+
+
+def write_folder(folder, config, tensors):
+    """A Hugging Face folder of one file."""
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(dict(model_type="codegen") | config))
+    safetensors.save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    return folder
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    top = tmp_path_factory.mktemp("hf")
+    return {case: write_folder(top / case, sizes(case), random_tensors(case)) for case in CASES}
+
+
+def read(case, folder):
+    config = hf_config(folder)
+    return config, read_hf(folder, config, mp_num=CASES[case]["mp_num"])
+
+
+def equal(a, b):
+    assert a.keys() == b.keys()
+    for name in a:
+        np.testing.assert_array_equal(np.asarray(a[name]), np.asarray(b[name]), err_msg=name)
+
+
+# ---- the numbers are transformers'
+
+@partial(jax.jit, static_argnums=2)
+def run(params, ids, config):
+    """Three rows: two of random ids, 20 long, and one of greedy text -> (logits, loss of the first two)."""
+    logits = model.transformer(params, ids, config)
+    return logits, model.cross_entropy(logits[:2, :19], ids[:2, 1:20])[1].mean()
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_logits_loss_and_greedy_tokens(case, folders):
+    config, params = read(case, folders[case])
+    ids, greedy = np.zeros((3, PROMPT + 64), np.int32), GOLDENS[f"{case}/greedy"]
+    ids[:2, :20] = random_ids(case)
+    ids[2, :PROMPT], ids[2, PROMPT:] = ids[0, :PROMPT], greedy
+    logits, loss = run(params, ids, config)
+    np.testing.assert_allclose(logits[:2, :20], GOLDENS[f"{case}/logits"], atol=1e-4)
+    assert float(loss) == pytest.approx(float(GOLDENS[f"{case}/loss"]), abs=1e-4)
+    np.testing.assert_array_equal(np.argmax(logits[2, PROMPT - 1:-1], -1), greedy)
+
+
+def test_the_nucleus_is_that_of_TopPLogitsWarper():
+    kept = jax.jit(sample.top_p_filter)
+    for p, keeps in zip(TOP_P, GOLDENS["nucleus"]):
+        np.testing.assert_array_equal(np.isfinite(kept(random_logits(), p)), keeps)
+
+
+def test_codegen_ids_are_transformers():
+    ids = json.loads((HERE / "goldens.json").read_text())
+    assert list(ids) == list(dict.fromkeys(random_strings()))
+    codegen = data.get_tokenizer("codegen")
+    for text, want in ids.items():
+        assert codegen.encode(text) == want, text
+
+
+# ---- layout
+
+@pytest.mark.parametrize("mp_num", [1, 4, 8])
+def test_qkv_rows_stand_where_the_released_code_looks_for_them(mp_num):
+    """Head by head and component by component, the row number written out as a formula (q, then v, then k)."""
+    H, K, D = 8, 3, 24
+    w = np.random.RandomState(0).standard_normal((3 * D, D))
+    ours, local, per = from_hf("qkv_proj", w, (D, 3, H, K), mp_num), D // mp_num, H // mp_num
+    for h in range(H):
+        for i in range(K):
+            row = h // per * 3 * local + h % per * K + i
+            for part, place in (("q", 0), ("v", 1), ("k", 2)):
+                np.testing.assert_array_equal(ours[:, "qkv".index(part), h, i], w[row + place * local])
+    np.testing.assert_array_equal(to_hf("qkv_proj", ours, mp_num), w)
+
+
+def test_a_wrong_mp_num_loads_and_is_another_model(folders):
+    config = hf_config(folders["mp8"])
+    right, wrong = (read_hf(folders["mp8"], config, mp_num=n) for n in (8, 4))
+    assert {n for n in right if not np.array_equal(right[n], wrong[n])} == {"qkv_proj"}
+
+
+# ---- there and back
+
+@pytest.mark.parametrize("case", ["odd", "6 heads"])
+def test_import_and_export_give_the_same_bytes(case, folders, tmp_path, monkeypatch, capsys):
+    """Through both commands: Hugging Face -> checkpoint -> Hugging Face."""
+    def run(*args):
+        monkeypatch.setattr(sys, "argv", ["model.py", *map(str, args)])
+        model.main()
+    # bytes needs 257 rows, which these do not have: nothing is encoded here
+    run("import", "--hf", folders[case], "--out", tmp_path / "ckpt", "--tokenizer", "bytes")
+    run("export", "--ckpt", tmp_path / "ckpt", "--hf", tmp_path / "back/")
+    equal(safetensors.load_file(tmp_path / "back" / "model.safetensors"), random_tensors(case))
+    assert f"{num_params(hf_config(folders[case])):,} parameters, tokenizer bytes" in capsys.readouterr().out
+    assert sizes(case).items() <= json.loads((tmp_path / "back" / "config.json").read_text()).items()
+    assert not (tmp_path / "back.tmp").exists()
+    with pytest.raises(ValueError, match="already holds checkpoints"):
+        run("import", "--hf", folders[case], "--out", tmp_path / "ckpt", "--tokenizer", "bytes")
+    with pytest.raises(ValueError, match="exists already"):
+        run("export", "--ckpt", tmp_path / "ckpt", "--hf", tmp_path / "back")
+
+
+def test_shards_buffers_and_half_precision(folders, tmp_path):
+    """Several files under an index, the causal masks that old files carry, float16 and bfloat16."""
+    tensors = random_tensors("small")
+    folder = write_folder(tmp_path / "hf", sizes("small"), {})
+    (folder / "model.safetensors").unlink()
+    kinds, where, stored = (np.float32, np.float16, ml_dtypes.bfloat16), {}, {}
+    for i, kind in enumerate(kinds):
+        file = f"model-{i + 1:05d}-of-00003.safetensors"
+        part = {n: w.astype(kind) for n, w in list(tensors.items())[i::3]}
+        stored |= part
+        part[f"transformer.h.{i % 2}.attn.bias"] = np.ones((1, 1, 96, 96), bool)
+        part["transformer.h.0.attn.masked_bias"] = np.full((1,), -1e9, np.float32)
+        safetensors.save_file(part, folder / file)
+        where |= dict.fromkeys(part, file)
+    (folder / "model.safetensors.index.json").write_text(json.dumps(dict(metadata={}, weight_map=where)))
+    config, params = import_hf(folder)
+    for theirs, (name, layer, _) in model.hf_tensors(config, 4).items():
+        w = np.asarray(params[name] if layer is None else params[name][layer])
+        np.testing.assert_array_equal(to_hf(name, w, 4), stored[theirs].astype(np.float32), err_msg=theirs)
+    (folder / "model-00002-of-00003.safetensors").unlink()
+    with pytest.raises(ValueError, match="model-00002-of-00003.safetensors cannot be read"):
+        import_hf(folder)
+
+
+def test_read_onto_a_mesh(folders, mesh_of):
+    config, single = read("odd", folders["odd"])
+    mesh = mesh_of(2, 2, 2)
+    cut = Config(**{**config.__dict__, "vocab_size": 101})
+    with pytest.raises(ValueError):       # 101 rows do not divide by 2, on any path to this mesh
+        read_hf(folders["odd"], cut, mesh)
+    config, single = read("6 heads", folders["6 heads"])
+    params = read_hf(folders["6 heads"], config, mesh)
+    equal(params, single)
+    for name, (_, spec, _) in param_table(config).items():
+        assert params[name].sharding.is_equivalent_to(jax.sharding.NamedSharding(mesh, spec), params[name].ndim), name
+
+
+# ---- what is refused, in words
+
+def test_wrong_tensors_are_named(folders, tmp_path):
+    tensors = random_tensors("small")
+    del tensors["transformer.h.1.mlp.fc_in.bias"]
+    tensors["transformer.h.0.ln_2.weight"] = np.zeros(24, np.float32)
+    tensors["lm_head.weight"] = np.zeros((67, 25), np.float32)
+    with pytest.raises(ValueError) as error:
+        import_hf(write_folder(tmp_path / "hf", sizes("small"), tensors))
+    for words in ("transformer.h.1.mlp.fc_in.bias is missing", "transformer.h.0.ln_2.weight is unknown",
+                  "lm_head.weight has shape (67, 25), not (67, 24)"):
+        assert words in str(error.value)
+
+
+@pytest.mark.parametrize("change, words", [
+    (dict(model_type="gpt2"), "model_type is gpt2"), (dict(activation_function="relu"), "activation_function is relu"),
+    (dict(n_inner=17), "n_inner is 17"), (dict(n_layer=None), "size of the model"), (dict(rotary_dim=99), "rotary_dim"),
+    (dict(n_layer=3), "h.2.ln_1.weight is missing")])
+def test_other_models_are_refused(change, words, folders, tmp_path):
+    with pytest.raises(ValueError, match=words):
+        import_hf(write_folder(tmp_path / "hf", sizes("small") | change, random_tensors("small")))
+
+
+def test_damaged_files_and_missing_packages_are_one_line(folders, tmp_path, monkeypatch):
+    folder = write_folder(tmp_path / "hf", sizes("small"), random_tensors("small"))
+    with pytest.raises(ValueError, match="--mp_num 5 does not divide n_embd 24"):
+        read_hf(folder, hf_config(folder), mp_num=5)
+    file = folder / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-100])
+    with pytest.raises(ValueError, match="model.safetensors cannot be read"):
+        import_hf(folder)
+    monkeypatch.setitem(sys.modules, "safetensors", None)
+    with pytest.raises(ValueError, match="pip install safetensors"):
+        import_hf(folder)
+    file.rename(folder / "pytorch_model.bin")
+    monkeypatch.setitem(sys.modules, "torch", None)
+    with pytest.raises(ValueError, match="pip install torch"):
+        import_hf(folder)
+    (folder / "pytorch_model.bin").unlink()
+    with pytest.raises(FileNotFoundError, match="neither model.safetensors nor pytorch_model.bin"):
+        import_hf(folder)
+
+
+# ---- tokenizers
+
+@pytest.mark.parametrize("name", ["codegen", "bytes", "miniature"])
+def test_the_tokenizer_of_a_written_folder_is_recognised(name, tmp_path):
+    tokenizer = data.get_tokenizer(name)
+    data.write_hf_tokenizer(tokenizer, tmp_path, 256)
+    assert data.get_tokenizer(data.read_hf_tokenizer(tmp_path)).vocab == tokenizer.vocab
+    content = json.loads((tmp_path / "tokenizer.json").read_text())
+    assert sorted(content["model"]["vocab"].values()) == list(range(tokenizer.n_vocab))
+    if name == "codegen":       # GPT-2's file of merges has 50,000 lines and begins with "Ġ t"
+        assert len(content["model"]["merges"]) == 50000 and content["model"]["merges"][0] == ["Ġ", "t"]
+
+
+def test_the_tokenizer_of_a_released_folder_is_recognised(tmp_path):
+    """vocab.json with GPT-2's 50,257 entries, and added_tokens.json where there are CodeGen's runs."""
+    vocab, added = data.hf_vocab(data.get_tokenizer("codegen"))
+    runs = {text: i for text, i in added.items() if i != 50256}
+    (tmp_path / "vocab.json").write_text(json.dumps({text: i for text, i in vocab.items() if text not in runs}))
+    assert data.read_hf_tokenizer(tmp_path) == "gpt2"
+    (tmp_path / "added_tokens.json").write_text(json.dumps(runs))
+    assert data.read_hf_tokenizer(tmp_path) == "codegen"
+    (tmp_path / "added_tokens.json").write_text(json.dumps(runs | {"more": 50295}))
+    with pytest.raises(ValueError, match="neither GPT-2's nor CodeGen's"):
+        data.read_hf_tokenizer(tmp_path)
+
+
+def test_no_tokenizer_files_ask_for_a_name(folders):
+    with pytest.raises(ValueError, match="--tokenizer gpt2"):
+        sample.load(folders["small"])
+
+
+def test_merges_give_the_ids_of_tiktoken():
+    """Lowest merge first, as transformers applies tokenizer.json, on words that the trained tokenizer has to cut."""
+    t = data.get_tokenizer("miniature")
+    ranks = {token: i for i, token in enumerate(t.vocab[:-1])}
+    order = {tuple(pair): i for i, pair in enumerate(filter(None, (data.last_merge(token, ranks) for token in ranks)))}
+    random = np.random.RandomState(0)
+    for _ in range(300):
+        word = "".join(random.choice(list("aeinorstlp"), random.randint(1, 12)))
+        parts = [bytes([b]) for b in word.encode()]
+        while found := [(order[pair], i) for i, pair in enumerate(zip(parts, parts[1:])) if pair in order]:
+            i = min(found)[1]
+            parts[i:i + 2] = [parts[i] + parts[i + 1]]
+        assert [ranks[part] for part in parts] == t.encode(word)
+
+
+# ---- sampling from it and training on from it
+
+@pytest.fixture(scope="module")
+def byte_model(tmp_path_factory):
+    """A Hugging Face folder with the bytes tokenizer, and prepared data beside it."""
+    top = tmp_path_factory.mktemp("finetune")
+    config = Config(n_layer=1, n_head=4, n_embd=16, rotary_dim=2, block_size=64, vocab_size=260)
+    random = np.random.RandomState(0)
+    params = {n: (0.3 * random.standard_normal(shape)).astype(np.float32) for n, (shape, *_) in param_table(config).items()}
+    export_hf(params, config, top / "hf", data.get_tokenizer("bytes"))
+    for name in ("bytes", "miniature"):
+        tokenizer = data.get_tokenizer(name)
+        texts = (tokenizer.encode("xxxxx = 1\n" * 40) for _ in range(20))
+        data.pack(texts, top / name, tokenizer, 32, 0, 0)
+    return top, config, params
+
+
+def test_sample_takes_a_folder_and_a_dtype(byte_model):
+    top, config, params = byte_model
+    got_config, got, tokenizer = sample.load(top / "hf")
+    assert (got_config, tokenizer.name) == (config, "bytes")
+    equal(got, params)
+    config, half, _ = sample.load(top / "hf", "bfloat16")
+    assert config.dtype == "bfloat16" and half["qkv_proj"].dtype == jnp.bfloat16 and half["ln_f.bias"].dtype == jnp.float32
+    np.testing.assert_array_equal(half["fc_in"].astype(jnp.float32), got["fc_in"].astype(jnp.bfloat16).astype(jnp.float32))
+
+
+def run_train(monkeypatch, *flags):
+    monkeypatch.setattr(sys, "argv", ["train.py", *map(str, flags)])
+    monkeypatch.setattr(train, "stop_on_signal", list)     # the signals belong to pytest
+    train.main()
+
+
+def test_finetuning_starts_from_the_weights_with_a_gentle_recipe(byte_model, tmp_path, monkeypatch):
+    top, config, params = byte_model
+    run_train(monkeypatch, "--init_from", top / "hf", "--data", top / "bytes", "--steps", 1, "--batch_size", 8,
+              "--out_dir", tmp_path / "out")
+    first = json.loads((tmp_path / "out" / "metrics.jsonl").read_text().splitlines()[0])
+    batch = data.get_batch(data.open_data(top / "bytes"), "train", 0, 0, 8)
+    loss = jax.jit(partial(loss_fn, config=config))(params, batch)[1]
+    assert first["loss"] == pytest.approx(float(loss), abs=1e-4)
+    meta = model.read_meta(tpu_mesh.find_checkpoint(tmp_path / "out"))
+    assert meta["hyper"]["lr_max"] == 1e-5 and meta["recipe"] == "finetune" and meta["tokenizer"] == "bytes"
+
+
+@pytest.mark.parametrize("flags, words", [
+    (("--init_from", "{top}/hf", "--data", "{top}/miniature"), "was trained with tokenizer bytes"),
+    (("--init_from", "resume", "--data", "{top}/bytes"), "holds weights alone")])
+def test_finetuning_refuses(flags, words, byte_model, tmp_path, monkeypatch):
+    top = byte_model[0]
+    if "resume" in flags:
+        config, params = import_hf(top / "hf")
+        tpu_mesh.save_checkpoint(tmp_path / "out", 0, {f"params/{n}": w for n, w in params.items()},
+                                 model.read_meta(top / "hf"))
+    with pytest.raises(ValueError, match=words):
+        run_train(monkeypatch, *(flag.format(top=top) for flag in flags), "--out_dir", tmp_path / "out")
