@@ -13,6 +13,7 @@ import os
 import re
 import shutil
 import sys
+import tempfile
 import zlib
 from functools import partial
 from itertools import permutations
@@ -360,11 +361,19 @@ def topology_mesh(topology: str, dp: int, fsdp: int, tp: int):
     """The mesh of a TPU that is not here, for compiling only; None without the package libtpu, its compiler."""
     if importlib.util.find_spec("libtpu") is None:
         return None
-    os.environ |= dict(TPU_SKIP_MDS_QUERY="1", ALLOW_MULTIPLE_LIBTPU_LOAD="1", TPU_STDERR_LOG_LEVEL="3",
-                       TPU_MIN_LOG_LEVEL="3")
+    os.environ |= dict(TPU_SKIP_MDS_QUERY="1", TPU_WORKER_HOSTNAMES="localhost", TPU_ACCELERATOR_TYPE="v4-8",
+                       TPU_MIN_LOG_LEVEL="3", ALLOW_MULTIPLE_LIBTPU_LOAD="1")     # look for no TPU, and say nothing of it
     from jax.experimental import topologies
     cores = dict(chip_config_name="megacore") if topology.startswith("v4") else {}    # its two cores as one device
     return make_mesh(dp, fsdp, tp, topologies.get_topology_desc(topology, platform="tpu", **cores).devices)
+
+
+def compile_with_text(lowered):
+    """(executable, its program as text). The text is what XLA itself writes down: `as_text` cannot read back the programs
+    of every TPU (jaxlib 0.10 and 0.11 with Pallas kernels on v5p)."""
+    with tempfile.TemporaryDirectory() as folder:
+        program = lowered.compile(compiler_options=dict(xla_dump_to=folder, xla_dump_hlo_as_text=True))
+        return program, next(Path(folder).glob("*after_optimizations.txt")).read_text()
 
 
 def places(sides, dp, fsdp, tp):

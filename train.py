@@ -170,13 +170,13 @@ def init_state(seed: int, config, mesh):
     return init(jax.random.key(seed))
 
 
-def compile_step(config, hyper, mesh):
-    """The compiled step of a mesh from shapes alone: no weight is made, and the mesh may be one that is not here."""
+def lower_step(config, hyper, mesh):
+    """The step of a mesh, ready to compile, from shapes alone: no weight is made, the mesh may be one that is not here."""
     state = jax.eval_shape(partial(fresh_state, config=config), jax.random.key(0))
     state = jax.tree.map(lambda a, to: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=to), state,
                          state_shardings(config, mesh))
     tokens = jax.ShapeDtypeStruct((hyper.batch_size, config.block_size + 1), jnp.int32, sharding=NamedSharding(mesh, P(DATA)))
-    return make_train_step(config, hyper, mesh).lower(state, tokens).compile()
+    return make_train_step(config, hyper, mesh).lower(state, tokens)
 
 
 # ------------------------------------------------ plans for a TPU ------------------------------------------------
@@ -221,11 +221,11 @@ def make_plan(config, hyper, topology, dp, fsdp, tp, budget, compiled=True):
     mesh = tpu_mesh.topology_mesh(topology, dp, fsdp, tp) if compiled else None
     if mesh:
         try:
-            program = compile_step(config, hyper, mesh)
+            program, text = tpu_mesh.compile_with_text(lower_step(config, hyper, mesh))
             memory = program.memory_analysis()
             state = memory.argument_size_in_bytes
             temp = memory.temp_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
-            hbm, moves = tpu_mesh.read_program(program.as_text(), mesh.shape)
+            hbm, moves = tpu_mesh.read_program(text, mesh.shape)
         except jax.errors.JaxRuntimeError as e:
             if "RESOURCE_EXHAUSTED" not in str(e):
                 raise
