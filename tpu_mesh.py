@@ -14,6 +14,7 @@ import re
 import shutil
 import sys
 import tempfile
+import threading
 import zlib
 from functools import partial
 from itertools import permutations
@@ -27,14 +28,15 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 DATA = ("dp", "fsdp")    # the axes that split the batch
+HEARTBEAT = 30           # seconds without a sign of life after which a process counts as dead and the others end
 
 
 def start(coordinator="", num_processes=0, process_id=-1):
     """Join the other processes (nothing to say on a Cloud TPU pod) and say in one line where we run."""
     if coordinator:
-        jax.distributed.initialize(coordinator, num_processes, process_id)
+        jax.distributed.initialize(coordinator, num_processes, process_id, heartbeat_timeout_seconds=HEARTBEAT)
     elif os.environ.get("TPU_WORKER_HOSTNAMES", "").count(","):
-        jax.distributed.initialize()
+        jax.distributed.initialize(heartbeat_timeout_seconds=HEARTBEAT)
     if jax.process_index() == 0:
         devices = jax.devices()
         print(f"# platform {devices[0].platform} · {len(devices)} x {devices[0].device_kind} · "
@@ -135,7 +137,8 @@ def vary(x, axes):
 def platform() -> str:
     """cpu, gpu or tpu: what is being compiled for. Inside shard_map it is the mesh's, which may be a TPU that is not here."""
     device = jax.sharding.get_abstract_mesh().abstract_device
-    return device.platform if device else jax.default_backend()
+    kind = device.device_kind if device else ""
+    return "tpu" if kind.startswith("TPU") else "cpu" if kind == "cpu" else jax.default_backend()
 
 
 def untracked(f, *args):
@@ -206,32 +209,45 @@ def save_checkpoint(out_dir, step: int, arrays: dict, meta: dict, keep=2, files=
 
     Every process must call this. `files` are copied in (a tokenizer). Raises OSError when it cannot be written; the
     earlier checkpoints are then untouched."""
+    return begin_save(out_dir, step, arrays, meta, keep, files)()
+
+
+def begin_save(out_dir, step: int, arrays: dict, meta: dict, keep=2, files=()):
+    """The same while training goes on: copies this process's shards to the host, writes them in a thread, and returns a
+    function that waits for it, raises what went wrong and returns the folder. Call it before the next save."""
     out_dir = Path(out_dir)
     final, temp, rank = out_dir / f"step_{step:08d}", out_dir / f"step_{step:08d}.tmp", jax.process_index()
-    if rank == 0:
+    failed = []
+
+    def guarded(work):
+        try:
+            work()
+        except OSError as e:
+            failed.append(OSError(f"{final} could not be written ({e.strerror or e}); " + last_good(out_dir)))
+
+    def make_folder():
         shutil.rmtree(temp, ignore_errors=True)
         temp.mkdir(parents=True)
-    barrier("checkpoint folder")
-    index, offset = {}, 0
-    with open(temp / f"shards_{rank:05d}.bin", "wb") as f:
-        for name, array in arrays.items():
-            index[name] = dict(shape=array.shape, dtype=str(array.dtype), shards=[])
-            for shard in array.addressable_shards:
-                if shard.replica_id == 0:
-                    data = np.ascontiguousarray(shard.data)
-                    begin = [s.start or 0 for s in shard.index]
-                    index[name]["shards"].append(dict(begin=begin, shape=data.shape, offset=offset,
-                                                      crc32=zlib.crc32(data)))
+
+    def write():
+        index, offset = {}, 0
+        with open(temp / f"shards_{rank:05d}.bin", "wb") as f:
+            for name, array, shards in copies:
+                index[name] = dict(shape=array.shape, dtype=str(array.dtype), shards=[])
+                for begin, data in shards:
+                    index[name]["shards"].append(dict(begin=begin, shape=data.shape, offset=offset, crc32=zlib.crc32(data)))
                     f.write(data.data)
                     offset += data.nbytes
-        if offset == 0:
-            f.write(b"\0")      # this process owns nothing; an empty file cannot be mapped
-        flush(f)
-    with open(temp / f"index_{rank:05d}.json", "w") as f:
-        json.dump(index, f)
-        flush(f)
-    barrier("checkpoint shards")
-    if rank == 0:
+            if offset == 0:
+                f.write(b"\0")      # this process owns nothing; an empty file cannot be mapped
+            flush(f)
+        with open(temp / f"index_{rank:05d}.json", "w") as f:
+            json.dump(index, f)
+            flush(f)
+        if jax.process_count() == 1:
+            finish()
+
+    def finish():
         for file in files:
             shutil.copy(file, temp)
         with open(temp / "config.json", "w") as f:
@@ -242,8 +258,42 @@ def save_checkpoint(out_dir, step: int, arrays: dict, meta: dict, keep=2, files=
         flush_folder(out_dir)
         for old in checkpoints(out_dir)[:-keep]:
             shutil.rmtree(old)
-    barrier("checkpoint done")
-    return final
+
+    def wait():
+        thread.join()
+        bad = agree(len(failed))
+        if jax.process_count() > 1 and not bad:
+            if rank == 0:
+                guarded(finish)         # its final name says that it is whole: only when every process has written its part
+            bad = agree(len(failed))
+        if bad:
+            shutil.rmtree(temp, ignore_errors=True)
+            raise failed[0] if failed else OSError(f"{final}: another process could not write its part; {last_good(out_dir)}")
+        return final
+
+    if rank == 0:
+        guarded(make_folder)
+    if agree(len(failed)):
+        raise failed[0] if failed else OSError(f"{final}: process 0 could not make the folder; {last_good(out_dir)}")
+    # A copy of our own: the next step gives the arrays' memory away. Of each shard, the process of replica 0 writes it.
+    copies = [(name, array, [([s.start or 0 for s in shard.index], np.array(shard.data, order="C"))
+                             for shard in array.addressable_shards if shard.replica_id == 0]) for name, array in arrays.items()]
+    thread = threading.Thread(target=guarded, args=(write,))
+    thread.start()
+    return wait
+
+
+def last_good(out_dir) -> str:
+    found = checkpoints(out_dir)
+    return f"the last good checkpoint is {found[-1]}" if found else "there is no earlier checkpoint"
+
+
+def agree(number: int) -> int:
+    """The largest of the processes' numbers, the same on all: every process must call it at the same point."""
+    if jax.process_count() == 1:
+        return number
+    from jax.experimental import multihost_utils
+    return int(multihost_utils.process_allgather(np.int32(number)).max())
 
 
 def flush(file):
@@ -256,12 +306,6 @@ def flush_folder(folder):
     fd = os.open(folder, os.O_RDONLY)
     os.fsync(fd)
     os.close(fd)
-
-
-def barrier(name):
-    if jax.process_count() > 1:
-        from jax.experimental import multihost_utils
-        multihost_utils.sync_global_devices(name)
 
 
 def checkpoints(out_dir):

@@ -12,6 +12,7 @@ import importlib.util
 import itertools
 import json
 import math
+import os
 import re
 import signal
 import subprocess
@@ -423,6 +424,9 @@ def fit_to_data(args, config, given, data, meta):
     return config
 
 
+AGREE = 10     # steps after which several processes ask each other whether one of them is to stop
+
+
 def stop_on_signal() -> list:
     """Ctrl-C, or the SIGTERM of a machine that is taken away: the list fills, and the loop saves and leaves after its step.
     A second one ends the run at once."""
@@ -497,10 +501,18 @@ def main():
     def evaluate():
         return float(np.mean([float(eval_fn(state["params"], batch("val", i))) for i in range(4)]))
 
+    def finish_save():
+        """Wait for the write of the last checkpoint. If it failed the run ends here, in one line."""
+        nonlocal saved
+        saved()
+        saved = lambda: None
+
     def save(step):
+        nonlocal saved
+        finish_save()
         meta = dict(model=dataclasses.asdict(config), tokenizer=tokenizer, data=args.data, seed=args.seed,
                     hyper=dataclasses.asdict(hyper))
-        tpu_mesh.save_checkpoint(out, step, flatten(state), meta, args.keep, tokenizer_files)
+        saved = tpu_mesh.begin_save(out, step, flatten(state), meta, args.keep, tokenizer_files)
 
     clock = time.perf_counter()
 
@@ -526,6 +538,7 @@ def main():
 
     # The metrics of step n are read while step n + 1 runs, so the device never waits for the host.
     pending, val = None, None
+    saved = lambda: None
     asked = stop_on_signal()
     bar = tqdm(total=steps, initial=first, unit="step", disable=not lead, dynamic_ncols=True, smoothing=0.05)
     for step in range(first, steps):
@@ -538,14 +551,22 @@ def main():
             bar.write(f"step {done:>6}  loss {float(metrics['loss']):.3f}  val_loss {val:.3f}  "
                       f"norm {float(metrics['grad_norm']):.2f}")
         pending = (done, metrics)
-        if done % args.save_every == 0 or done == steps or asked:
+        # Of several processes perhaps one alone has the signal: they agree on it now and then, and leave together.
+        stop = 0
+        if jax.process_count() == 1 or done % AGREE == 0:
+            stop = tpu_mesh.agree(asked[0] if asked else 0)
+            if jax.process_count() > 1:      # and a checkpoint gets its name once all have written their parts
+                finish_save()
+        if done % args.save_every == 0 or done == steps or stop:
             report(*pending)        # before saving: a state that turned into NaN is never saved
             pending = None
             save(done)
-        if asked and done < steps:
+        if stop and done < steps:
+            finish_save()
             bar.close()
             say(f"stopped after step {done}, saved. The same command with --init_from resume goes on")
-            raise SystemExit(128 + asked[0])
+            raise SystemExit(128 + stop)
+    finish_save()
     bar.close()
     if first >= steps:
         say(f"{source} is already at step {first}: raise --steps to train on")
@@ -561,6 +582,18 @@ def finish(out, val):
     print(f"next:  python sample.py --ckpt {out}")
 
 
+def end_together(main):
+    """When one of several processes is gone, the others' collectives fail: say so in one line and leave at once."""
+    try:
+        main()
+    except jax.errors.JaxRuntimeError as e:
+        if jax.process_count() == 1:
+            raise
+        print(f"train.py: error: process {jax.process_index()} stops: another process has ended or cannot be reached "
+              f"({str(e).splitlines()[0][:200]}). Start all of them again with --init_from resume", file=sys.stderr, flush=True)
+        os._exit(3)     # an orderly exit would wait for the dead process
+
+
 if __name__ == "__main__":
     tpu_mesh.huge_pages()
-    cli(main)
+    cli(partial(end_together, main))

@@ -46,9 +46,10 @@ def table(plans):
             moved[key] = moved.get(key, 0) + c["bytes"] / 1e9
         moved = ", ".join(f"{k} {v:.1f}" for k, v in sorted(moved.items()) if v >= 0.05)
         state, temp, hbm = (p[k] / 2 ** 30 for k in ("state_bytes_per_chip", "temp_bytes_per_chip", "hbm_bytes"))
-        rows.append((p["model"], p["topology"], p["chips"], " x ".join(map(str, p["mesh"].values())),
-                     f"{p['tokens_per_step']:,}", f"{state:.2f} + {temp:.2f} of {hbm:.0f}" + ("" if p["fits"] else ": does not fit"), moved,
-                     p["bound"], f"{p['step_seconds']:.2f}", f"{p['tokens_per_s']:,}", f"{p['mfu']:.0%}", f"{p['days']:.1f}"))
+        memory = f"{state:.2f} + {temp:.2f} of {hbm:.0f}" + ("" if p["fits"] else ": does not fit")
+        mesh = " x ".join(map(str, p["mesh"].values()))
+        rows.append((p["model"], p["topology"], p["chips"], mesh, f"{p['tokens_per_step']:,}", memory, moved, p["bound"],
+                     f"{p['step_seconds']:.2f}", f"{p['tokens_per_s']:,}", f"{p['mfu']:.0%}", f"{p['days']:.1f}"))
     return "".join("| " + " | ".join(map(str, row)) + " |\n" for row in rows)
 
 
