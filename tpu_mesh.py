@@ -442,10 +442,10 @@ class Collective(NamedTuple):
     bytes: int          # of what goes in on one device, all times together
     hidden: bool        # started early and waited for later, so that the chip computes meanwhile
 
-    def seconds(self, ranks, rate):
-        """At `rate` bytes/s of a device, in rings: each device sends every other its part, an all-reduce does it twice."""
+    def moved(self, ranks):
+        """Bytes that leave a device, in rings of `ranks`: its part for every other one, in an all-reduce twice."""
         whole = self.bytes * (ranks if self.kind == "all-gather" else 1)
-        return whole * (ranks - 1) / ranks * (2 if self.kind == "all-reduce" else 1) / rate
+        return whole * (ranks - 1) / ranks * (2 if self.kind == "all-reduce" else 1)
 
 
 WIDTH = dict(pred=1, s8=1, u8=1, bf16=2, f16=2, s16=2, u16=2, f32=4, s32=4, u32=4, f64=8, s64=8, u64=8)
@@ -551,7 +551,7 @@ def roofline(chip: Chip, coords, sides, flops: float, hbm_bytes: float, collecti
     for the others the chip waits."""
     ranks = lambda axes: math.prod(n for n, a in zip(coords.shape, ("dp", "fsdp", "tp")) if a in axes)
     rate = lambda axes: chip.link * links(coords, sides, chip.ring, axes)
-    times = [(c.hidden, c.seconds(ranks(c.axes), rate(c.axes))) for c in collectives]
+    times = [(c.hidden, c.moved(ranks(c.axes)) / rate(c.axes)) for c in collectives]
     out = dict(compute=flops / chip.flops, hbm=hbm_bytes / chip.hbm_rate, hidden=sum(t for h, t in times if h),
                waiting=sum(t for h, t in times if not h))
     step = max(out["compute"], out["hbm"], out["hidden"]) + out["waiting"]

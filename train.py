@@ -234,14 +234,15 @@ def make_plan(config, hyper, topology, dp, fsdp, tp, budget, compiled=True):
             error = f"the compiler needs {used[1]} of {used[2]}" if used else "the compiler runs out of memory"
     flops = tokens / chips * hardware_flops_per_token(config, hyper.remat)
     line = tpu_mesh.roofline(chip, tpu_mesh.places(sides, dp, fsdp, tp), sides, flops, hbm, moves)
-    rate = tokens / line["step"]
+    rate, sizes = tokens / line["step"], dict(dp=dp, fsdp=fsdp, tp=tp)
     model_flops = tokens * flops_per_token(config)
     return dict(
         fits=not error and state + temp < chip.hbm, why=error, compiled=bool(mesh), topology=topology, chips=chips,
-        mesh=dict(dp=dp, fsdp=fsdp, tp=tp), batch_size=hyper.batch_size, grad_accum=hyper.grad_accum, remat=hyper.remat,
+        mesh=sizes, batch_size=hyper.batch_size, grad_accum=hyper.grad_accum, remat=hyper.remat,
         tokens_per_step=tokens, dtype=config.dtype, params=num_params(config), state_bytes_per_chip=round(state),
         temp_bytes_per_chip=round(temp), hbm_bytes=chip.hbm, flops_per_step=model_flops,
-        flops_per_chip=model_flops / chips, hbm_traffic_bytes=round(hbm), collectives=[m._asdict() for m in moves],
+        flops_per_chip=model_flops / chips, hbm_traffic_bytes=round(hbm), collectives=[
+            m._asdict() | dict(moved_bytes=round(m.moved(math.prod(sizes[a] for a in m.axes)))) for m in moves],
         seconds={k: line[k] for k in ("compute", "hbm", "hidden", "waiting")}, step_seconds=line["step"],
         bound=line["bound"], mfu=model_flops / chips / chip.flops / line["step"], tokens_per_s=round(rate),
         days=budget / rate / 86400, jax=jax.__version__)
@@ -278,8 +279,8 @@ def show_plan(p):
           f"{gib(p['temp_bytes_per_chip'])} · left {gib(left)} of {gib(p['hbm_bytes'])}")
     print(f"  model FLOPs   {p['flops_per_step']:.3g} a step · {p['flops_per_chip']:.3g} a chip")
     for c in p["collectives"]:
-        print(f"  {c['kind']:<18} over {'+'.join(c['axes']):<8} {c['count']:>5} a step, {c['bytes'] / 1e9:8.3f} GB of a chip"
-              + ("  while it computes" if c["hidden"] else ""))
+        print(f"  {c['kind']:<18} over {'+'.join(c['axes']):<8} {c['count']:>5} a step, {c['moved_bytes'] / 1e9:8.3f} GB a chip sends"
+              + (" while it computes" if c["hidden"] else ""))
     s = p["seconds"]
     print(f"  seconds       compute {s['compute']:.3f} · HBM {s['hbm']:.3f} · interconnect {s['hidden']:.3f} while computing, "
           f"{s['waiting']:.3f} waiting · a step {p['step_seconds']:.3f}, bound by {p['bound']}")

@@ -37,13 +37,13 @@ def plan(model, topology, flags):
 def table(plans):
     """Markdown, one plan a row."""
     heads = ("model", "TPU", "chips", "dp x fsdp x tp", "tokens a step", "state + temporary GiB",
-             "collectives, GB a step and chip", "bound", "s a step", "tokens/s", "predicted MFU", "days")
+             "collectives, GB a chip sends a step", "bound", "s a step", "tokens/s", "predicted MFU", "days")
     rows = [heads, ["---"] * len(heads)]
     for p in plans:
         moved = {}
         for c in p["collectives"]:
             key = f"{c['kind']} {'+'.join(c['axes'])}"
-            moved[key] = moved.get(key, 0) + c["bytes"] / 1e9
+            moved[key] = moved.get(key, 0) + c["moved_bytes"] / 1e9
         moved = ", ".join(f"{k} {v:.1f}" for k, v in sorted(moved.items()) if v >= 0.05)
         state, temp, hbm = (p[k] / 2 ** 30 for k in ("state_bytes_per_chip", "temp_bytes_per_chip", "hbm_bytes"))
         memory = f"{state:.2f} + {temp:.2f} of {hbm:.0f}" + ("" if p["fits"] else ": does not fit")

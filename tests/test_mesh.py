@@ -107,11 +107,11 @@ def test_links_of_a_slice():
     assert links(places((4, 4), 1, 4, 4), (4, 4), CHIPS["TPU v5 lite"].ring, ("tp",)) == 1
 
 
-def test_seconds_of_a_collective():
-    """n ranks that hold 1/n of 800 bytes, at 100 bytes/s: each has 7/8 of them still to get."""
-    assert Collective("all-gather", ("fsdp",), 1, 100, False).seconds(8, 100) == 7
-    assert Collective("reduce-scatter", ("fsdp",), 1, 800, False).seconds(8, 100) == 7
-    assert Collective("all-reduce", ("fsdp",), 1, 800, False).seconds(8, 100) == 14
+def test_bytes_that_leave_a_device():
+    """8 ranks that each hold 100 of 800 bytes: a gather sends 100 to 7 others; a sum over all of it does it twice."""
+    assert Collective("all-gather", ("fsdp",), 1, 100, False).moved(8) == 700
+    assert Collective("reduce-scatter", ("fsdp",), 1, 800, False).moved(8) == 700
+    assert Collective("all-reduce", ("fsdp",), 1, 800, False).moved(8) == 1400
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 1), (2, 2, 2)])
