@@ -279,8 +279,8 @@ def show_plan(p):
           f"{gib(p['temp_bytes_per_chip'])} · left {gib(left)} of {gib(p['hbm_bytes'])}")
     print(f"  model FLOPs   {p['flops_per_step']:.3g} a step · {p['flops_per_chip']:.3g} a chip")
     for c in p["collectives"]:
-        print(f"  {c['kind']:<18} over {'+'.join(c['axes']):<8} {c['count']:>5} a step, {c['moved_bytes'] / 1e9:8.3f} GB a chip sends"
-              + (" while it computes" if c["hidden"] else ""))
+        print(f"  {c['kind']:<18} over {'+'.join(c['axes']):<8} {c['count']:>5} a step, {c['moved_bytes'] / 1e9:8.3f} GB sent "
+              "by a chip" + (" while it computes" if c["hidden"] else ""))
     s = p["seconds"]
     print(f"  seconds       compute {s['compute']:.3f} · HBM {s['hbm']:.3f} · interconnect {s['hidden']:.3f} while computing, "
           f"{s['waiting']:.3f} waiting · a step {p['step_seconds']:.3f}, bound by {p['bound']}")

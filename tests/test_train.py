@@ -300,10 +300,10 @@ import sys; sys.path.insert(0, {str(ROOT)!r})
 import jax, numpy as np, tpu_mesh
 a = {{f"params/{{i}}": jax.numpy.full((200, 1000), float(i)) for i in range(6)}}
 step = len(tpu_mesh.checkpoints({str(tmp_path)!r})) and int(tpu_mesh.checkpoints({str(tmp_path)!r})[-1].name[5:])
-print("ready", flush=True)
 while True:
     step += 1
     tpu_mesh.save_checkpoint({str(tmp_path)!r}, step, {{n: x + step for n, x in a.items()}}, {{}})
+    print("ready", flush=True)
 """
     here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     seen = 0
