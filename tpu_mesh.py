@@ -224,6 +224,8 @@ def begin_save(out_dir, step: int, arrays: dict, meta: dict, keep=2, files=()):
             work()
         except OSError as e:
             failed.append(OSError(f"{final} could not be written ({e.strerror or e}); " + last_good(out_dir)))
+        except Exception as e:      # in a thread it would go unseen: `wait` raises it
+            failed.append(e)
 
     def make_folder():
         shutil.rmtree(temp, ignore_errors=True)

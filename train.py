@@ -590,7 +590,7 @@ def end_together(main):
     except jax.errors.JaxRuntimeError as e:
         if jax.process_count() == 1:
             raise
-        print(f"train.py: error: process {jax.process_index()} stops: another process has ended or cannot be reached "
+        print(f"\ntrain.py: error: process {jax.process_index()} stops: another process has ended or cannot be reached "
               f"({str(e).splitlines()[0][:200]}). Start all of them again with --init_from resume", file=sys.stderr, flush=True)
         os._exit(3)     # an orderly exit would wait for the dead process
 
