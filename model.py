@@ -140,6 +140,17 @@ def flops_per_token(config: Config) -> float:
     return 6 * weights + 3 * c.n_layer * 2 * c.block_size * c.n_embd
 
 
+def hardware_flops_per_token(config: Config, remat: bool) -> float:
+    """What a TPU multiplies for one training token, beside flops_per_token: the layers run twice under remat, attention's
+    tiles on the diagonal are whole, its backward kernels make the scores anew (2 products forward, 7 backward), and a
+    head of fewer dims than the 128 x 128 matrix unit has fills it only in part."""
+    c = config
+    layers, head = c.n_layer * 12 * c.n_embd ** 2, c.n_embd * c.vocab_size
+    keys = (c.block_size + min(TILE, c.block_size)) / 2
+    attention = (2 * (1 + remat) + 7) * c.n_layer * 2 * keys * c.n_head * -(-c.head_dim // 128) * 128
+    return (6 + 2 * remat) * layers + 6 * head + attention
+
+
 # ------------------------------------------------- the Transformer ------------------------------------------------
 
 def layer_norm(x, scale, bias):
@@ -167,11 +178,21 @@ def rotary(x, positions, rotary_dim: int):
     return jnp.concatenate([turned, x[..., rotary_dim:]], -1)
 
 
-QUERIES = 64    # rows of the score matrix made at a time
+QUERIES = 64    # rows of the score matrix that the plain form makes at a time
+TILE = 512      # rows and columns of the scores that a TPU keeps on the chip at a time
 
 
 def attention(q, k, v):
     """softmax(q k^T / sqrt(K)) v, each token looking at itself and back. q, k, v: (B, H, T, K) -> (B, H, T, K).
+
+    On a TPU or a GPU it is one of JAX's own kernels, which keeps the T x T scores on the chip: at T 2048 writing and
+    reading them would move ten times the bytes of all other activations. Elsewhere it is the plain form."""
+    kernel = attention_kernel(tpu_mesh.platform(), q)
+    return plain_attention(q, k, v) if kernel is None else fused_attention(kernel, q, k, v)
+
+
+def plain_attention(q, k, v):
+    """The reference, and what a CPU runs.
 
     Queries go in chunks, and a chunk meets only the keys up to its own end, so most of the masked half of the T x T
     scores is never computed. Heads come second because a batched product wants its batch dimensions first: with
@@ -184,6 +205,51 @@ def attention(q, k, v):
         scores = jnp.einsum("bhtk,bhsk->bhts", q[:, :, start:end], k[:, :, :end], preferred_element_type=jnp.float32)
         outs.append(mix(scores * K ** -0.5, v[:, :, :end], jnp.arange(start, end)[None]))
     return jnp.concatenate(outs, 2)
+
+
+def attention_kernel(platform, q):
+    """The kernel (q, k, v) -> (B, H, T, K) that JAX has for these shapes on this platform, or None."""
+    T, K = q.shape[-2:]
+    if platform == "tpu" and T % 128 == 0:
+        return splash_attention
+    if platform == "gpu" and q.dtype == jnp.bfloat16 and K <= 128 and K % 8 == 0:
+        return cudnn_attention
+    return None
+
+
+def splash_attention(q, k, v, interpret=False):
+    """JAX's Pallas kernel for TPUs: scores are made tile by tile, and tiles above the diagonal are skipped."""
+    from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as splash
+    from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
+    _, H, T, K = q.shape
+    tile = next(t for t in (TILE, 256, 128) if T % t == 0)
+    sizes = {f"block_{x}": tile for x in ("q", "kv", "kv_compute", "q_dkv", "kv_dkv", "kv_dkv_compute", "q_dq", "kv_dq")}
+    kernel = splash.make_splash_mha_single_device(masks.MultiHeadMask([masks.CausalMask((T, T))] * H),
+                                                  block_sizes=splash.BlockSizes(**sizes), interpret=interpret)
+    return jax.vmap(kernel)(q * K ** -0.5, k, v)
+
+
+def cudnn_attention(q, k, v):
+    """cuDNN's flash attention, through jax.nn."""
+    q, k, v = (x.swapaxes(1, 2) for x in (q, k, v))                      # (B, T, H, K)
+    return jax.nn.dot_product_attention(q, k, v, is_causal=True, implementation="cudnn").swapaxes(1, 2)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def fused_attention(kernel, q, k, v):
+    """A kernel inside shard_map. Each device works on its own rows and heads: no collective, forward or backward."""
+    return fused_forward(kernel, q, k, v)[0]
+
+
+def fused_forward(kernel, q, k, v):
+    return tpu_mesh.untracked(partial(jax.vjp, kernel), q, k, v)
+
+
+def fused_backward(kernel, pullback, grad):
+    return tpu_mesh.untracked(lambda pullback, grad: pullback(grad), pullback, grad)
+
+
+fused_attention.defvjp(fused_forward, fused_backward)
 
 
 def mix(scores, v, positions):
@@ -261,7 +327,7 @@ def transformer(params, ids, config: Config, tp=(), fsdp=(), remat=False):
     if remat:   # keep only each layer's input; the backward pass gathers the weights and runs the layer again
         layer = jax.checkpoint(layer, prevent_cse=False)
     # One compiled layer run L times. XLA's CPU backend is 1.5 times faster on a few layers when they are unrolled.
-    unroll = config.n_layer if jax.default_backend() == "cpu" and config.n_layer <= 8 else 1
+    unroll = config.n_layer if tpu_mesh.platform() == "cpu" and config.n_layer <= 8 else 1
     x, _ = lax.scan(lambda x, w: (layer(x, w)[0], None), x, {n: params[n] for n in LAYER}, unroll=unroll)
     return head(params, x, tp, fsdp)
 

@@ -6,6 +6,7 @@
 """
 import argparse
 import dataclasses
+import json
 import re
 import subprocess
 import sys
@@ -19,7 +20,7 @@ from jax import lax
 
 import tpu_mesh
 from data import cli, get_tokenizer, one_line_errors
-from model import Config, forward_cached, head, init_cache, load_params, read_meta, transformer
+from model import CONFIGS, Config, forward_cached, head, init_cache, load_params, num_params, read_meta, transformer
 
 # ------------------------------------------------- where a text ends ---------------------------------------------
 # The stop rules, all of them. Each is text -> the part that counts, and what it cuts once it cuts for good: sampling
@@ -367,10 +368,33 @@ def session(params, config, tokenizer, args):
         print(histories[-1].rstrip("\n"))
 
 
+def plan(args):
+    """--plan: what decoding takes on one chip, by formula. A token reads every weight (float32, as `load` holds them) and
+    the keys and values of its row, and multiplies each weight twice; the slower of the two bounds it. Last line: JSON."""
+    chip, _ = tpu_mesh.parse_topology(args.topology)
+    config, rows = CONFIGS[args.model], args.num_samples
+    weights = 4 * num_params(config)
+    cache = sum(a.size * a.dtype.itemsize for a in jax.eval_shape(lambda: init_cache(config, rows)))
+    memory = (weights + cache) / chip.hbm_rate
+    compute = 2 * num_params(config) * rows / chip.flops
+    row = dict(fits=weights + cache < chip.hbm, model=args.model, topology=args.topology, rows=rows, context=config.block_size,
+               weight_bytes=weights, cache_bytes=cache, hbm_bytes=chip.hbm, step_seconds=max(memory, compute),
+               bound="HBM" if memory > compute else "compute", tokens_per_s=round(rows / max(memory, compute)))
+    print(f"{args.model} on one chip of {args.topology}: weights {weights / 2 ** 30:.2f} GiB, cache of {rows} x "
+          f"{config.block_size} tokens {cache / 2 ** 30:.2f} GiB, of {chip.hbm / 2 ** 30:.0f} GiB")
+    print(f"at most {row['tokens_per_s']:,} tokens/s: {1000 * memory:.2f} ms a token to read memory, "
+          f"{1000 * compute:.3f} to compute")
+    if not row["fits"]:
+        print("does not fit: weights and cache are more than the chip holds; try fewer --num_samples, a larger chip or a "
+              "smaller model")
+    print(json.dumps(row))
+
+
 def parse_args(argv=None):
     p = one_line_errors(argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False))
-    p.add_argument("--ckpt", required=True, help="a checkpoint folder, train.py's out_dir, or a Hugging Face folder")
+    p.add_argument("--ckpt", required="--plan" not in (sys.argv if argv is None else argv),
+                   help="a checkpoint folder, train.py's out_dir, or a Hugging Face folder")
     p.add_argument("--prompt", help="continue this text; without it the multi-turn session starts")
     p.add_argument("--num_samples", type=int, default=1, help="samples of the prompt (default 1)")
     p.add_argument("--max_new_tokens", type=int, default=128, help="tokens to sample at most (default 128)")
@@ -380,6 +404,9 @@ def parse_args(argv=None):
     p.add_argument("--seed", type=int, default=0, help="of the draws (default 0)")
     p.add_argument("--dtype", choices=["float32", "bfloat16"], help="of the weights (default: the checkpoint's; "
                    "bfloat16 is half the memory)")
+    p.add_argument("--plan", action="store_true", help="sample nothing: say what decoding --model takes on a TPU")
+    p.add_argument("--model", default="350M", choices=CONFIGS, help="with --plan: a preset (default 350M)")
+    p.add_argument("--topology", default="v4:1x1x1", help="with --plan: a TPU, like v5p:1x1x1; one chip decodes")
     args = p.parse_args(argv)
     for name, low, high in (("num_samples", 1, 10 ** 6), ("max_new_tokens", 1, 10 ** 6), ("temperature", 0, 100),
                             ("top_p", 0, 1)):
@@ -392,6 +419,8 @@ def parse_args(argv=None):
 
 def main():
     args = parse_args()
+    if args.plan:
+        return plan(args)
     sys.stdout.reconfigure(errors="replace")       # a sampled half of a character must not end the program
     tpu_mesh.start()
     config, params, tokenizer = load(args.ckpt, args.dtype)

@@ -4,11 +4,16 @@
     python train.py --init_from resume                         go on where it stopped
     python train.py --init_from out --data miniature:mono --out_dir out-mono     weights only, as from NL to MULTI to MONO
     python train.py --model 350M --data DIR --dp 2 --fsdp 4    a folder made by data.py, on 8 chips
+    python train.py --model 16.1B --topology v4:8x8x4 --fsdp 64 --tp 4 --plan    what it takes on a TPU that is not here
 """
 import argparse
 import dataclasses
+import importlib.util
+import itertools
 import json
 import math
+import os
+import re
 import signal
 import subprocess
 import sys
@@ -24,9 +29,10 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 from tqdm import tqdm
 
+import model
 import tpu_mesh
 from data import cli, get_batch, get_tokenizer, one_line_errors, open_data
-from model import CONFIGS, Config, flops_per_token, init_params, load_params, loss_fn, num_params, param_table, read_meta
+from model import CONFIGS, Config, flops_per_token, init_params, loss_fn, num_params, param_table
 from tpu_mesh import DATA, vary, varying
 
 # What each preset is trained with when no flag says otherwise. The large ones are those of jaxformer's
@@ -136,7 +142,7 @@ def make_train_step(config, hyper, mesh):
     step = partial(train_step, config=config, hyper=hyper, n_tokens=n_tokens, dp="dp", fsdp="fsdp", tp="tp")
     specs = state_specs(config)
     sharded = jax.shard_map(step, mesh=mesh, in_specs=(specs, P(DATA)), out_specs=(specs, P()))
-    return jax.jit(sharded, donate_argnums=0)
+    return jax.jit(sharded, donate_argnums=0, compiler_options=tpu_mesh.compiler_options(mesh))
 
 
 def make_eval_loss(config, mesh):
@@ -151,16 +157,175 @@ def make_eval_loss(config, mesh):
     return jax.jit(jax.shard_map(eval_loss, mesh=mesh, in_specs=(specs, P(DATA)), out_specs=P()))
 
 
+def state_shardings(config, mesh):
+    return jax.tree.map(lambda spec: NamedSharding(mesh, spec), state_specs(config), is_leaf=lambda x: isinstance(x, P))
+
+
+def fresh_state(key, config):
+    params = init_params(key, config)
+    zeros = {n: jnp.zeros_like(p) for n, p in params.items()}
+    return dict(params=params, m=zeros, v=dict(zeros), step=jnp.int32(0))
+
+
 def init_state(seed: int, config, mesh):
     """Fresh weights and zero moments, made in place on the mesh: no host ever holds a whole large matrix."""
-    to = jax.tree.map(lambda spec: NamedSharding(mesh, spec), state_specs(config), is_leaf=lambda x: isinstance(x, P))
+    init = jax.jit(partial(fresh_state, config=config), out_shardings=state_shardings(config, mesh))
+    return init(jax.random.key(seed))
 
-    def init(key):
-        params = init_params(key, config)
-        zeros = {n: jnp.zeros_like(p) for n, p in params.items()}
-        return dict(params=params, m=zeros, v=dict(zeros), step=jnp.int32(0))
 
-    return jax.jit(init, out_shardings=to)(jax.random.key(seed))
+def lower_step(config, hyper, mesh):
+    """The step of a mesh, ready to compile, from shapes alone: no weight is made, the mesh may be one that is not here."""
+    state = jax.eval_shape(partial(fresh_state, config=config), jax.random.key(0))
+    state = jax.tree.map(lambda a, to: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=to), state,
+                         state_shardings(config, mesh))
+    tokens = jax.ShapeDtypeStruct((hyper.batch_size, config.block_size + 1), jnp.int32, sharding=NamedSharding(mesh, P(DATA)))
+    return make_train_step(config, hyper, mesh).lower(state, tokens)
+
+
+# ------------------------------------------------ plans for a TPU ------------------------------------------------
+
+def estimate(config, hyper, dp, fsdp, tp):
+    """What a step takes on one device by counting alone: (state bytes, temporary bytes, HBM bytes, [Collective]).
+
+    A layer's matrices have 12 D^2 weights. Activations that a layer writes and reads, bf16, in units of (B, T, D):
+    about 8 that are whole on each tp rank and 20 that are split, forward; all again under remat; twice that backward."""
+    c, remat, A = config, hyper.remat, hyper.grad_accum
+    width = jnp.dtype(c.dtype).itemsize
+    b = hyper.batch_size // (dp * fsdp * A)                               # sequences of one device at a time
+    x = b * c.block_size * c.n_embd                                       # elements of (b, T, D)
+    layer, ends = 12 * c.n_embd ** 2 / tp, 2 * c.n_embd * c.vocab_size / tp     # gathered weights of a tp rank
+    shard = num_params(c) / (fsdp * tp)
+    logits = 4 * b * c.block_size * c.vocab_size / tp
+    touched = width * x * (8 + 20 / tp)
+    temp = shard * (4 + width + 4 * (A > 1)) + 2 * width * layer + 4 * layer + 2.5 * logits + 2 * touched \
+        + c.n_layer * (width * x if remat else touched)
+    hbm = shard * 4 * 8 + A * (c.n_layer * (layer * (2 + remat) * 2 * width + layer * 8 + touched * (3 + remat)) + 6 * logits)
+    passes = 1 + remat
+    moves = [tpu_mesh.Collective("all-gather", ("fsdp",), A * (4 * c.n_layer * passes + 2),
+                                 A * (width * passes * layer * c.n_layer + 3 * ends) / fsdp, True),
+             tpu_mesh.Collective("reduce-scatter", ("fsdp",), A * (4 * c.n_layer + 2),
+                                 A * 4 * (layer * c.n_layer + ends), False),
+             tpu_mesh.Collective("all-reduce", ("tp",), A * 2 * (c.n_layer + 1),
+                                 A * 2 * (c.n_layer + 1) * width * x, False),
+             tpu_mesh.Collective("all-reduce", ("dp",), 1, 4 * shard, False)]
+    sizes = dict(dp=dp, fsdp=fsdp, tp=tp)
+    return 12 * shard, temp, hbm, [m for m in moves if sizes[m.axes[0]] > 1]
+
+
+def make_plan(config, hyper, topology, dp, fsdp, tp, budget, compiled=True):
+    """One plan as a dict, the JSON of --plan: compiled for that TPU, or counted by formula. budget: tokens of the run."""
+    chip, sides = tpu_mesh.parse_topology(topology)
+    chips, tokens = math.prod(sides), hyper.batch_size * config.block_size
+    if dp * fsdp * tp != chips:
+        raise ValueError(f"--dp {dp} --fsdp {fsdp} --tp {tp} is a mesh of {dp * fsdp * tp} and {topology} has {chips} chips")
+    tpu_mesh.check_divides(config, hyper.batch_size, hyper.grad_accum, dp, fsdp, tp)
+    state, temp, hbm, moves = estimate(config, hyper, dp, fsdp, tp)
+    error = ""
+    mesh = tpu_mesh.topology_mesh(topology, dp, fsdp, tp) if compiled else None
+    if mesh:
+        try:
+            program, text = tpu_mesh.compile_with_text(lower_step(config, hyper, mesh))
+            memory = program.memory_analysis()
+            state = memory.argument_size_in_bytes
+            temp = memory.temp_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
+            hbm, moves = tpu_mesh.read_program(text, mesh.shape)
+        except jax.errors.JaxRuntimeError as e:
+            if "RESOURCE_EXHAUSTED" not in str(e):
+                raise
+            used = re.search(r"Used ([\d.]+[KMGT]) of ([\d.]+[KMGT]) hbm", str(e))
+            error = f"the compiler needs {used[1]} of {used[2]}" if used else "the compiler runs out of memory"
+    flops = tokens / chips * model.hardware_flops_per_token(config, hyper.remat)
+    line = tpu_mesh.roofline(chip, tpu_mesh.places(sides, dp, fsdp, tp), sides, flops, hbm, moves)
+    rate, sizes = tokens / line["step"], dict(dp=dp, fsdp=fsdp, tp=tp)
+    model_flops = tokens * flops_per_token(config)
+    return dict(
+        fits=not error and state + temp < chip.hbm, why=error, compiled=bool(mesh), topology=topology, chips=chips,
+        mesh=sizes, batch_size=hyper.batch_size, grad_accum=hyper.grad_accum, remat=hyper.remat,
+        tokens_per_step=tokens, dtype=config.dtype, params=num_params(config), state_bytes_per_chip=round(state),
+        temp_bytes_per_chip=round(temp), hbm_bytes=chip.hbm, flops_per_step=model_flops,
+        flops_per_chip=model_flops / chips, hbm_traffic_bytes=round(hbm), collectives=[
+            m._asdict() | dict(moved_bytes=round(m.moved(math.prod(sizes[a] for a in m.axes)))) for m in moves],
+        seconds={k: line[k] for k in ("compute", "hbm", "hidden", "waiting")}, step_seconds=line["step"],
+        bound=line["bound"], mfu=model_flops / chips / chip.flops / line["step"], tokens_per_s=round(rate),
+        days=budget / rate / 86400, jax=jax.__version__)
+
+
+def better_plans(config, hyper, topology, budget, batch_sizes):
+    """Plans for all sensible meshes and micro-batches that fit by formula, the fastest first."""
+    chip, sides = tpu_mesh.parse_topology(topology)
+    chips, found = math.prod(sides), []
+    for tp, batch, accum in itertools.product((1, 2, 4, 8), batch_sizes, (1, 2, 4, 8, 16, 32)):
+        for fsdp in (chips // tp // d for d in (1, 2, 4, 8, 16, 32, 64) if chips % (tp * d) == 0):
+            trial = dataclasses.replace(hyper, batch_size=batch, grad_accum=accum)
+            try:
+                plan = make_plan(config, trial, topology, chips // tp // fsdp, fsdp, tp, budget, compiled=False)
+            except ValueError:      # something does not divide
+                continue
+            if plan["state_bytes_per_chip"] + plan["temp_bytes_per_chip"] < 0.9 * chip.hbm:
+                found.append(plan)
+    return sorted(found, key=lambda p: -p["mfu"])
+
+
+def flags_of(plan):
+    return " ".join(f"--{k} {n}" for k, n in plan["mesh"].items()) + \
+        f" --batch_size {plan['batch_size']} --grad_accum {plan['grad_accum']}"
+
+
+def show_plan(p):
+    """A plan for people."""
+    gib = lambda n: f"{n / 2 ** 30:.2f} GiB"
+    left = p["hbm_bytes"] - p["state_bytes_per_chip"] - p["temp_bytes_per_chip"]
+    print(f"{p['topology']}, {p['chips']} chips, " + ("compiled by the TPU compiler" if p["compiled"] else "by formula alone"))
+    print(f"  {flags_of(p)}: {p['tokens_per_step']:,} tokens a step, {p['params']:,} parameters, {p['dtype']}")
+    print(f"  a chip holds  parameters and optimizer {gib(p['state_bytes_per_chip'])} · activations and temporary "
+          f"{gib(p['temp_bytes_per_chip'])} · left {gib(left)} of {gib(p['hbm_bytes'])}")
+    print(f"  model FLOPs   {p['flops_per_step']:.3g} a step · {p['flops_per_chip']:.3g} a chip")
+    for c in p["collectives"]:
+        print(f"  {c['kind']:<18} over {'+'.join(c['axes']):<8} {c['count']:>5} a step, {c['moved_bytes'] / 1e9:8.3f} GB sent "
+              "by a chip" + (" while it computes" if c["hidden"] else ""))
+    s = p["seconds"]
+    print(f"  seconds       compute {s['compute']:.3f} · HBM {s['hbm']:.3f} · interconnect {s['hidden']:.3f} while computing, "
+          f"{s['waiting']:.3f} waiting · a step {p['step_seconds']:.3f}, bound by {p['bound']}")
+    print(f"  predicted     {p['tokens_per_s']:,} tokens/s · MFU {p['mfu']:.1%} · {p['days']:.1f} days for the paper's tokens")
+
+
+def plan_main(args):
+    """--plan: compile the real step for a TPU that is not here and say what it takes. The last line is JSON."""
+    args.model = args.model or "toy"
+    jax.config.update("jax_platforms", "cpu")       # the compiler is all that is needed of a TPU
+    config, hyper, _ = settle(args, platform="tpu")
+    tokens, steps, *_ = RECIPES[args.model]
+    budget, topology = tokens * steps, args.topology
+    if importlib.util.find_spec("libtpu") is None:
+        print("libtpu is not installed, so nothing is compiled and this is by formula alone: pip install libtpu")
+    if args.search:
+        sizes = [hyper.batch_size] if args.batch_size else [hyper.batch_size // 2, hyper.batch_size, 2 * hyper.batch_size]
+        plans = better_plans(config, hyper, topology, budget, sizes)
+        for p in plans[:12]:
+            print(f"  by formula  MFU {p['mfu']:.1%}  {p['step_seconds']:7.2f} s a step, bound by {p['bound']:<12} "
+                  f"{(p['state_bytes_per_chip'] + p['temp_bytes_per_chip']) / 2 ** 30:6.1f} GiB a chip  {flags_of(p)}")
+        best = compile_best(config, hyper, plans, budget)
+        if best is None:
+            raise ValueError(f"no mesh of {topology} holds this model by formula: take a larger slice")
+    else:
+        best = make_plan(config, hyper, topology, args.dp, args.fsdp, args.tp, budget)
+        show_plan(best)
+        if not best["fits"]:
+            other = compile_best(config, hyper, better_plans(config, hyper, topology, budget, [hyper.batch_size]), budget)
+            need = best["why"] or f"{(best['state_bytes_per_chip'] + best['temp_bytes_per_chip']) / 2 ** 30:.1f} GiB a chip"
+            print(f"does not fit: {need}, " + (f"try {flags_of(other)}" if other else "and no mesh of it holds this model: "
+                                               "try a larger slice"))
+    print(json.dumps(best | dict(model=args.model)))
+
+
+def compile_best(config, hyper, plans, budget, tries=3):
+    """The fastest of the first few plans that the compiler says fit."""
+    done = []
+    for p in plans[:tries]:
+        trial = dataclasses.replace(hyper, batch_size=p["batch_size"], grad_accum=p["grad_accum"])
+        done.append(make_plan(config, trial, p["topology"], **p["mesh"], budget=budget))
+        show_plan(done[-1])
+    return max((p for p in done if p["fits"]), key=lambda p: p["mfu"], default=None)
 
 
 # ------------------------------------------------- checkpoints ---------------------------------------------------
@@ -216,6 +381,9 @@ def parse_args(argv=None):
     for axis, what in (("dp", "copies of the model"), ("fsdp", "chips that share the parameters"),
                        ("tp", "chips that share heads and feed-forward")):
         p.add_argument(f"--{axis}", type=int, default=1, help=f"mesh: {what} (default 1)")
+    p.add_argument("--plan", action="store_true", help="train nothing: compile the step for --topology, say what it takes")
+    p.add_argument("--topology", default="", help="with --plan: a TPU and the sides of its slice, like v4:8x8x4 or v5p:4x4x8")
+    p.add_argument("--search", action="store_true", help="with --plan: try meshes and batch sizes, rank them")
     p.add_argument("--coordinator", default="", help="host:port of process 0 (several hosts; not needed on a TPU pod)")
     p.add_argument("--num_processes", type=int, default=0, help="how many processes there are, with --coordinator")
     p.add_argument("--process_id", type=int, default=-1, help="which one this is, with --coordinator")
@@ -227,11 +395,26 @@ def parse_args(argv=None):
     return p.parse_args(argv)
 
 
-def settle(args, data, meta):
+def settle(args, platform, data=None, meta=None):
     """Flags over preset (or over the checkpoint's model) -> (Config, Hyper, steps)."""
     config = Config(**meta["model"]) if meta else CONFIGS[args.model]
     given = {f.name: getattr(args, f.name) for f in dataclasses.fields(Config) if getattr(args, f.name) is not None}
+    if not meta and platform != "cpu":      # where bf16 products are 2 to 16 times faster, they are the default
+        given.setdefault("dtype", "bfloat16")
     config = dataclasses.replace(config, **given)
+    if data:
+        config = fit_to_data(args, config, given, data, meta)
+    tokens, steps, *schedule = RECIPES[args.model]
+    hyper = Hyper(max(1, tokens // config.block_size), *[Hyper.grad_accum], *schedule, remat=config.n_embd >= 1024)
+    given = {f.name: getattr(args, f.name) for f in dataclasses.fields(Hyper) if getattr(args, f.name) is not None}
+    steps = steps if args.steps is None else args.steps
+    if args.steps is not None and args.anneal_steps is None:      # a shorter run still anneals to its end
+        given["anneal_steps"] = max(1, steps - given.get("warmup_steps", hyper.warmup_steps))
+    return config, dataclasses.replace(hyper, **given), steps
+
+
+def fit_to_data(args, config, given, data, meta):
+    """The Config with the vocabulary and context of the data. Raises ValueError where they contradict what was asked."""
     need = get_tokenizer(data.tokenizer).n_vocab
     if config.vocab_size < need:
         if meta or "vocab_size" in given:
@@ -243,13 +426,10 @@ def settle(args, data, meta):
             raise ValueError(f"block_size {config.block_size}, but the data is packed to {data.block_size}: "
                              f"add --block_size {data.block_size}, or prepare it with --block_size {config.block_size}")
         config = dataclasses.replace(config, block_size=data.block_size)
-    tokens, steps, *schedule = RECIPES[args.model]
-    hyper = Hyper(max(1, tokens // config.block_size), *[Hyper.grad_accum], *schedule, remat=config.n_embd >= 1024)
-    given = {f.name: getattr(args, f.name) for f in dataclasses.fields(Hyper) if getattr(args, f.name) is not None}
-    steps = steps if args.steps is None else args.steps
-    if args.steps is not None and args.anneal_steps is None:      # a shorter run still anneals to its end
-        given["anneal_steps"] = max(1, steps - given.get("warmup_steps", hyper.warmup_steps))
-    return config, dataclasses.replace(hyper, **given), steps
+    return config
+
+
+AGREE = 10     # steps after which several processes ask each other whether one of them is to stop
 
 
 def stop_on_signal() -> list:
@@ -269,6 +449,8 @@ def stop_on_signal() -> list:
 
 def main():
     args = parse_args()
+    if args.plan:
+        return plan_main(args)
     tpu_mesh.start(args.coordinator, args.num_processes, args.process_id)
     lead = jax.process_index() == 0
     out = Path(args.out_dir)
@@ -277,14 +459,14 @@ def main():
         raise ValueError(f"{out} already holds a run: add --init_from resume to go on with it, or another --out_dir")
     if args.init_from != "scratch":
         source = tpu_mesh.find_checkpoint(out if args.init_from == "resume" else args.init_from)
-        meta = read_meta(source)
+        meta = model.read_meta(source)
         if args.init_from == "resume" and not meta.get("step"):
             raise ValueError(f"{source} holds weights alone: use --init_from {out} with another --out_dir")
     args.model = args.model or (meta or {}).get("recipe", "toy")
     data = open_data(args.data)
     if meta and get_tokenizer(meta["tokenizer"]).vocab != get_tokenizer(data.tokenizer).vocab:
         raise ValueError(f"{source} was trained with tokenizer {meta['tokenizer']}, {args.data} was made with {data.tokenizer}")
-    config, hyper, steps = settle(args, data, meta)
+    config, hyper, steps = settle(args, jax.default_backend(), data, meta)
     tokenizer_files = [data.tokenizer] if data.tokenizer.endswith(".tiktoken") else []
     tokenizer = Path(data.tokenizer).name if tokenizer_files else data.tokenizer
 
@@ -307,7 +489,7 @@ def main():
     else:
         state = init_state(args.seed, config, mesh)
         if source:
-            state["params"] = load_params(source, config, mesh)
+            state["params"] = model.load_params(source, config, mesh)
     if source:
         say(f"from {source}" + (f", step {first}" if first else ", weights alone"))
 
@@ -327,10 +509,18 @@ def main():
     def evaluate():
         return float(np.mean([float(eval_fn(state["params"], batch("val", i))) for i in range(4)]))
 
+    def finish_save():
+        """Wait for the write of the last checkpoint. If it failed the run ends here, in one line."""
+        nonlocal saved
+        saved()
+        saved = lambda: None
+
     def save(step):
+        nonlocal saved
+        finish_save()
         meta = dict(model=dataclasses.asdict(config), tokenizer=tokenizer, data=args.data, seed=args.seed, recipe=args.model,
                     hyper=dataclasses.asdict(hyper))
-        tpu_mesh.save_checkpoint(out, step, flatten(state), meta, args.keep, tokenizer_files)
+        saved = tpu_mesh.begin_save(out, step, flatten(state), meta, args.keep, tokenizer_files)
 
     clock = time.perf_counter()
 
@@ -356,6 +546,7 @@ def main():
 
     # The metrics of step n are read while step n + 1 runs, so the device never waits for the host.
     pending, val = None, None
+    saved = lambda: None
     asked = stop_on_signal()
     bar = tqdm(total=steps, initial=first, unit="step", disable=not lead, dynamic_ncols=True, smoothing=0.05)
     for step in range(first, steps):
@@ -368,14 +559,22 @@ def main():
             bar.write(f"step {done:>6}  loss {float(metrics['loss']):.3f}  val_loss {val:.3f}  "
                       f"norm {float(metrics['grad_norm']):.2f}")
         pending = (done, metrics)
-        if done % args.save_every == 0 or done == steps or asked:
+        # Of several processes perhaps one alone has the signal: they agree on it now and then, and leave together.
+        stop = 0
+        if jax.process_count() == 1 or done % AGREE == 0:
+            stop = tpu_mesh.agree(asked[0] if asked else 0)
+            if jax.process_count() > 1:      # and a checkpoint gets its name once all have written their parts
+                finish_save()
+        if done % args.save_every == 0 or done == steps or stop:
             report(*pending)        # before saving: a state that turned into NaN is never saved
             pending = None
             save(done)
-        if asked and done < steps:
+        if stop and done < steps:
+            finish_save()
             bar.close()
             say(f"stopped after step {done}, saved. The same command with --init_from resume goes on")
-            raise SystemExit(128 + asked[0])
+            raise SystemExit(128 + stop)
+    finish_save()
     bar.close()
     if first >= steps:
         say(f"{source} is already at step {first}: raise --steps to train on")
@@ -391,6 +590,18 @@ def finish(out, val):
     print(f"next:  python sample.py --ckpt {out}")
 
 
+def end_together(main):
+    """When one of several processes is gone, the others' collectives fail: say so in one line and leave at once."""
+    try:
+        main()
+    except jax.errors.JaxRuntimeError as e:
+        if jax.process_count() == 1:
+            raise
+        print(f"\ntrain.py: error: process {jax.process_index()} stops: another process has ended or cannot be reached "
+              f"({str(e).splitlines()[0][:200]}). Start all of them again with --init_from resume", file=sys.stderr, flush=True)
+        os._exit(3)     # an orderly exit would wait for the dead process
+
+
 if __name__ == "__main__":
     tpu_mesh.huge_pages()
-    cli(main)
+    cli(partial(end_together, main))

@@ -3,9 +3,12 @@ import dataclasses
 import json
 import os
 import re
+import shutil
 import signal
+import socket
 import subprocess
 import sys
+import tempfile
 import time
 from functools import partial
 from pathlib import Path
@@ -242,8 +245,18 @@ def tiny_data(tmp_path_factory):
     return out
 
 
+# The runs below compile the same few programs: the first to need one keeps it for the others.
+CACHE = tempfile.TemporaryDirectory()
+
+
+def environment(devices=1):
+    return os.environ | dict(
+        XLA_FLAGS=f"--xla_force_host_platform_device_count={devices}", JAX_COMPILATION_CACHE_DIR=CACHE.name,
+        JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS="0", JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES="-1")
+
+
 def run(script, *args, ok=True, devices=1):
-    env = os.environ | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
+    env = environment(devices)
     done = subprocess.run([sys.executable, ROOT / script, *map(str, args)], capture_output=True, text=True, env=env)
     if ok:
         assert done.returncode == 0, done.stderr
@@ -287,10 +300,10 @@ import sys; sys.path.insert(0, {str(ROOT)!r})
 import jax, numpy as np, tpu_mesh
 a = {{f"params/{{i}}": jax.numpy.full((200, 1000), float(i)) for i in range(6)}}
 step = len(tpu_mesh.checkpoints({str(tmp_path)!r})) and int(tpu_mesh.checkpoints({str(tmp_path)!r})[-1].name[5:])
-print("ready", flush=True)
 while True:
     step += 1
     tpu_mesh.save_checkpoint({str(tmp_path)!r}, step, {{n: x + step for n, x in a.items()}}, {{}})
+    print("ready", flush=True)
 """
     here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     seen = 0
@@ -316,7 +329,7 @@ def test_a_signal_saves_and_leaves(tmp_path, tiny_data, number):
     """Stopped somewhere in the middle: the last step is saved, every step is in the metrics, the code says which signal."""
     out = tmp_path / "s"
     args = [sys.executable, str(ROOT / "train.py"), *map(str, train_args(tiny_data, out, 4000, "--save_every", 100000))]
-    p = subprocess.Popen(args, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    p = subprocess.Popen(args, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment())
     metrics = out / "metrics.jsonl"
     while p.poll() is None and not (metrics.exists() and metrics.read_text().count("\n") > 3):
         time.sleep(0.05)
@@ -325,6 +338,84 @@ def test_a_signal_saves_and_leaves(tmp_path, tiny_data, number):
     assert p.returncode == 128 + number and "resume" in shown and "Traceback" not in errors, errors
     steps = int(tpu_mesh.checkpoints(out)[-1].name[5:])
     assert steps == len(losses(out))
+
+
+def start_two(*args):
+    """The same command as two processes with 4 devices each."""
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = s.getsockname()[1]
+    return [subprocess.Popen([sys.executable, str(ROOT / "train.py"), *map(str, args), "--coordinator", f"127.0.0.1:{port}",
+                              "--num_processes", "2", "--process_id", str(i)], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                             text=True, env=environment(4)) for i in range(2)]
+
+
+def test_two_processes(tmp_path, tiny_data):
+    """The losses of one process with 8 devices; a checkpoint that any number of devices reads; when one process is killed
+    the other says so and ends; the same command resumes bit for bit; a SIGTERM to one saves and ends both."""
+    mesh = ("--dp", 2, "--fsdp", 2, "--tp", 2, "--save_every", 10)
+    two, one = tmp_path / "two", tmp_path / "one"
+    run("train.py", *train_args(tiny_data, one, 20, *mesh), devices=8)
+    for p in start_two(*train_args(tiny_data, two, 20, *mesh)):
+        shown, errors = p.communicate(timeout=120)
+        assert p.returncode == 0, errors
+    np.testing.assert_allclose(losses(two), losses(one), rtol=1e-5)
+    folder = tpu_mesh.checkpoints(two)[-1]
+    config = Config(**tpu_mesh.load_meta(folder)["model"])
+    state = train.restore(folder, config, make_mesh(), ("params",))["params"]
+    for shape in ((1, 2, 1), (2, 2, 2)):
+        for n, a in train.restore(folder, config, make_mesh(*shape), ("params",))["params"].items():
+            np.testing.assert_array_equal(a, state[n])
+
+    def running(p, steps):
+        while p.poll() is None and len(losses(two)) < steps:
+            time.sleep(0.05)
+
+    lead, other = start_two(*train_args(tiny_data, two, 4000, *mesh, "--init_from", "resume"))
+    running(lead, 32)
+    other.kill()
+    _, errors = lead.communicate(timeout=60)
+    assert lead.returncode != 0 and "another process has ended" in errors, errors
+    other.communicate()
+    at = int(tpu_mesh.checkpoints(two)[-1].name[5:])
+    assert at >= 20
+    lead, other = start_two(*train_args(tiny_data, two, 4000, *mesh, "--init_from", "resume"))
+    running(lead, at + 22)
+    other.send_signal(signal.SIGTERM)
+    for p in (lead, other):
+        assert p.wait(timeout=60) == 128 + signal.SIGTERM, p.stderr.read()
+    end = int(tpu_mesh.checkpoints(two)[-1].name[5:])
+    assert end == len(losses(two))
+
+
+@pytest.mark.parametrize("trouble", ["full", "removed"])
+def test_a_checkpoint_that_cannot_be_written(tmp_path, tiny_data, trouble):
+    """One clear line, and the last good checkpoint is still there and whole."""
+    out = tmp_path / "out"
+    run("train.py", *train_args(tiny_data, out, 5))
+    good = tpu_mesh.checkpoints(out)[-1]
+    if trouble == "full":      # no file may grow beyond 100 kB: as on a full disk, a write fails in the middle
+        limit = "import resource, runpy, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); " \
+                "resource.setrlimit(resource.RLIMIT_FSIZE, (100000, 100000)); sys.argv.pop(0); " \
+                "sys.path.insert(0, sys.argv[0].rpartition('/')[0]); runpy.run_path(sys.argv[0], run_name='__main__')"
+        args = ["-c", limit, str(ROOT / "train.py")]
+        env = {k: v for k, v in environment().items() if not k.startswith(("JAX_COMP", "JAX_PERS"))} | {"GLIBC_TUNABLES": ""}
+    else:
+        args, env = [str(ROOT / "train.py")], environment()
+    p = subprocess.Popen([sys.executable, *args, *map(str, train_args(tiny_data, out, 4000, "--init_from", "resume"))],
+                         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env)
+    if trouble == "removed":
+        while p.poll() is None and len(losses(out)) < 7:
+            time.sleep(0.02)
+        good = good.rename(tmp_path / "kept")
+        shutil.rmtree(out, ignore_errors=True)
+        out.write_text("not a folder")
+    _, errors = p.communicate(timeout=120)
+    last = errors.strip().splitlines()[-1]
+    assert p.returncode == 2 and "train.py: error" in last and "Traceback" not in errors, errors
+    if trouble == "full":
+        assert "could not be written" in last and str(good) in last, last
+    train.restore(good, Config(**tpu_mesh.load_meta(good)["model"]), make_mesh(), ("params", "m", "v"))
 
 
 def test_nan_stops_the_run_and_names_the_step(tmp_path, tiny_data):

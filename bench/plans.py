@@ -1,0 +1,78 @@
+"""The table of plans in the README: each model of the paper on a TPU of its time and on a current one, compiled by the TPU
+compiler. Nothing is run on a TPU.
+
+    pip install libtpu && python bench/plans.py            writes bench/plans.json and bench/plans.md
+    python bench/plans.py --only 350M                      these rows alone; the others stay as they are
+"""
+import argparse
+import json
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+HERE = Path(__file__).parent
+# The paper's batches: 0.5M, 1M, 1M (its text says 2M for 6.1B, the released configuration 1M) and 2M tokens of 2048.
+PLANS = [("350M", "v4:2x2x4", "--fsdp 16 --batch_size 256"),
+         ("2.7B", "v4:4x4x4", "--fsdp 64 --batch_size 512"),
+         ("6.1B", "v4:4x4x8", "--fsdp 128 --batch_size 512"),
+         ("16.1B", "v4:8x8x4", "--fsdp 64 --tp 4 --batch_size 1024"),
+         ("16.1B", "v4:8x8x4", "--fsdp 256 --batch_size 1024"),
+         ("350M", "v5p:2x2x2", "--fsdp 8 --batch_size 256"),
+         ("2.7B", "v5p:4x4x2", "--fsdp 32 --batch_size 512"),
+         ("6.1B", "v5p:4x4x4", "--fsdp 64 --batch_size 512"),
+         ("16.1B", "v5p:4x4x8", "--fsdp 128 --batch_size 1024")]
+
+
+def plan(model, topology, flags):
+    """The JSON that `train.py --plan` ends with."""
+    command = f"train.py --model {model} --topology {topology} {flags} --plan"
+    done = subprocess.run([sys.executable, HERE.parent / command.split()[0], *command.split()[1:]],
+                          capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(f"{command}: {done.stderr.strip().splitlines()[-1]}")
+    return json.loads(done.stdout.splitlines()[-1]) | dict(command=f"python {command}")
+
+
+def table(plans):
+    """Markdown, one plan a row."""
+    heads = ("model", "TPU", "chips", "dp x fsdp x tp", "tokens a step", "state + temporary GiB",
+             "collectives, GB a chip sends a step", "bound", "s a step", "tokens/s", "predicted MFU", "days")
+    rows = [heads, ["---"] * len(heads)]
+    for p in plans:
+        moved = {}
+        for c in p["collectives"]:
+            key = f"{c['kind']} {'+'.join(c['axes'])}"
+            moved[key] = moved.get(key, 0) + c["moved_bytes"] / 1e9
+        moved = ", ".join(f"{k} {v:.1f}" for k, v in sorted(moved.items()) if v >= 0.05)
+        state, temp, hbm = (p[k] / 2 ** 30 for k in ("state_bytes_per_chip", "temp_bytes_per_chip", "hbm_bytes"))
+        memory = f"{state:.2f} + {temp:.2f} of {hbm:.0f}" + ("" if p["fits"] else ": does not fit")
+        mesh = " x ".join(map(str, p["mesh"].values()))
+        rows.append((p["model"], p["topology"], p["chips"], mesh, f"{p['tokens_per_step']:,}", memory, moved, p["bound"],
+                     f"{p['step_seconds']:.2f}", f"{p['tokens_per_s']:,}", f"{p['mfu']:.0%}", f"{p['days']:.1f}"))
+    return "".join("| " + " | ".join(map(str, row)) + " |\n" for row in rows)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", default="", help="rows whose model, TPU and flags hold this text")
+    parser.add_argument("--workers", type=int, default=2, help="compilations at a time (default 2)")
+    args = parser.parse_args()
+    path = HERE / "plans.json"
+    key = lambda p: (p["model"], p["topology"], *p["mesh"].values())
+    known = {key(p): p for p in json.loads(path.read_text())} if path.exists() else {}
+
+    def one(row):
+        p = plan(*row)
+        known[key(p)] = p
+        order = sorted(known.values(), key=lambda p: (p["topology"].split(":")[0], p["params"], p["mesh"]["fsdp"]))
+        path.write_text(json.dumps(order, indent=1) + "\n")
+        (HERE / "plans.md").write_text(table(order))
+        print(" ".join(row), f"fits {p['fits']}  MFU {p['mfu']:.1%}", flush=True)
+
+    with ThreadPoolExecutor(args.workers) as pool:
+        list(pool.map(one, [row for row in PLANS if args.only in " ".join(row)]))
+
+
+if __name__ == "__main__":
+    main()
