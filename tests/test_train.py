@@ -357,7 +357,7 @@ def test_two_processes(tmp_path, tiny_data):
     two, one = tmp_path / "two", tmp_path / "one"
     run("train.py", *train_args(tiny_data, one, 20, *mesh), devices=8)
     for p in start_two(*train_args(tiny_data, two, 20, *mesh)):
-        shown, errors = p.communicate(timeout=120)
+        shown, errors = p.communicate(timeout=600)
         assert p.returncode == 0, errors
     np.testing.assert_allclose(losses(two), losses(one), rtol=1e-5)
     folder = tpu_mesh.checkpoints(two)[-1]
@@ -410,7 +410,7 @@ def test_a_checkpoint_that_cannot_be_written(tmp_path, tiny_data, trouble):
         good = good.rename(tmp_path / "kept")
         shutil.rmtree(out, ignore_errors=True)
         out.write_text("not a folder")
-    _, errors = p.communicate(timeout=120)
+    _, errors = p.communicate(timeout=600)
     last = errors.strip().splitlines()[-1]
     assert p.returncode == 2 and "train.py: error" in last and "Traceback" not in errors, errors
     if trouble == "full":
