@@ -532,7 +532,7 @@ def read_program(hlo: str, mesh_shape: dict):
     Loops count as often as they run. HBM traffic is what instructions read and write outside of the chip's own memories;
     of an array that a fusion only slices or updates in place, the slice."""
     bodies = {}
-    for name, body in re.findall(r"^(?:ENTRY )?%?([\w.-]+) [^\n]*\{\n(.*?)^\}$", hlo, re.M | re.S):
+    for name, body in re.findall(r"^(?:ENTRY )?%?([\w.-]+) [^\n]*\{\n(.*?)^\}(?:, execution_thread=\S+)?$", hlo, re.M | re.S):
         bodies[name] = {n: (type_text, op, re.findall(r"%([\w.-]+)", rest.split(")")[0]), rest) for n, type_text, op, rest
                         in re.findall(r"^ +(?:ROOT )?%([\w.-]+) = (.*?) ([a-z][\w-]*)\((.*)$", body, re.M)}
     total, found = [0], {}
@@ -585,15 +585,16 @@ def read_program(hlo: str, mesh_shape: dict):
                 key = kind, axes, ranks, op.endswith("-start")
                 count, size_so_far = found.get(key, (0, 0))
                 found[key] = count + times, size_so_far + times * size(body, operands, True)
-                total[0] += times * size(body, [*operands, n])
+                total[0] += times * size(body, [n] if op.endswith("-start") else [*operands, n])   # a start's type has both
             elif op == "fusion":
                 whole = {o for o in operands if o in body and any(hbm for _, hbm in arrays(body[o][0]))}
                 read = sum(fusion_reads(inside, i) for i, o in enumerate(operands) if o in whole)
                 total[0] += times * (read + fusion_writes(inside, size(body, [n])))
             elif op in ("copy-start", "slice-start", "dynamic-slice", "slice"):
                 total[0] += times * min(size(body, operands), size(body, [n], True))
-            elif op not in NO_TRAFFIC and not op.endswith("-done") and (op != "custom-call" or "tpu_custom_call" in rest):
-                total[0] += times * size(body, [*operands, n])
+            elif op not in (*NO_TRAFFIC, "async-update") and not op.endswith("-done") \
+                    and (op != "custom-call" or "tpu_custom_call" in rest):
+                total[0] += times * size(body, [n] if op.endswith("-start") else [*operands, n])
 
     visit(re.search(r"^ENTRY %?([\w.-]+)", hlo, re.M)[1], 1)
     return total[0], [Collective(kind, axes, *found[kind, axes, ranks, hidden], hidden)
