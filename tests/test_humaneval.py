@@ -158,10 +158,11 @@ def test_a_killed_scorer_leaves_nothing(tmp_path):
     path = write_lines(tmp_path / "s.jsonl", [sleeper] * 2)
     for flags, number in (([], signal.SIGTERM), (["--unsafe"], signal.SIGINT)):
         scorer = subprocess.Popen([sys.executable, ROOT / "humaneval.py", "score", path, "--timeout", "60", *flags], cwd=ROOT,
-                                  stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        time.sleep(5)
+                                  stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+        scorer.stdout.readline()                # it has begun
+        time.sleep(3)
         scorer.send_signal(number)
-        assert scorer.wait(20) == 128 + number
+        assert scorer.wait(60) == 128 + number
     assert left_behind() == []
 
 
