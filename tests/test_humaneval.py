@@ -35,6 +35,17 @@ def write_lines(path, records):
 
 # ---- isolation
 
+@pytest.fixture(scope="module", autouse=True)
+def temporary(tmp_path_factory):
+    """A temporary folder of these tests alone: what lies in it afterwards was left by them."""
+    folder = str(tmp_path_factory.mktemp("temporary"))
+    before = os.environ.get("TMPDIR"), tempfile.tempdir
+    os.environ["TMPDIR"] = tempfile.tempdir = folder
+    yield
+    tempfile.tempdir = before[1]
+    os.environ.pop("TMPDIR") if before[0] is None else os.environ.update(TMPDIR=before[0])
+
+
 @pytest.fixture(scope="module")
 def tempting():
     """What hostile programs look for: a secret in the environment, listeners on every kind of address."""
@@ -55,7 +66,7 @@ def left_behind():
     """Processes and files that a program could have left."""
     running = subprocess.run(["ps", "-eo", "pid,comm,args"], capture_output=True, text=True).stdout.splitlines()
     files = [p for p in (programs.OUTSIDE, *programs.ELSEWHERE) if os.path.lexists(p)]
-    folders = [str(p) for p in Path(tempfile.gettempdir()).glob("codegen-*") if str(p) != programs.SOCKET]
+    folders = [str(p) for p in Path(tempfile.gettempdir()).glob("codegen-*")]
     return [line for line in running if programs.MARK in line] + files + folders
 
 
