@@ -2,17 +2,21 @@
 import contextlib
 import io
 import json
+import math
 import re
+import statistics
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "miniature"))
 import corpus  # noqa: E402
 import problems  # noqa: E402
-import solve  # noqa: E402
+import report  # noqa: E402
+import run  # noqa: E402
 
 from data import MINIATURE, get_tokenizer  # noqa: E402
 
@@ -150,9 +154,109 @@ def test_one_tokenizer_fits_all_corpora(whole):
     assert longest < 130        # a single-turn conversation fits the context of 256 with its answer
 
 
-def test_a_program_is_judged_by_what_it_prints():
-    start = solve.command()
-    assert solve.printed("import numpy as np\nprint(sorted([3, 1]))", start) == "[1, 3]"
-    assert solve.printed("print(1)\nraise SystemExit(3)", start) != "1"
-    assert solve.printed("print(1)\nx = 1 / 0", start) == "ZeroDivisionError: division by zero"
-    assert solve.printed("while True: pass", start, seconds=1) == "timed out"
+# ------------------------------------------------ pipeline and report -------------------------------------------
+
+def small_job(name, needs, code, out):
+    return run.Job(name, 1, needs, [lambda: [sys.executable, "-c", code]], lambda: {"problems": {"1": [1, 2, -3.0, 4]}})
+
+
+def test_jobs_run_once_in_order_and_a_failed_one_can_be_taken_up(tmp_path):
+    """What a job needs is done before it starts; what results.jsonl holds is not done again; a failure says where to look."""
+    (tmp_path / "results.jsonl").write_text('{"job": "settings"}\n')
+    add = lambda name: f"open({str(tmp_path / 'order')!r}, 'a').write({name!r})"
+    jobs = [small_job("c", ["a", "b"], add("c"), tmp_path), small_job("a", [], add("a"), tmp_path),
+            small_job("b", ["a"], f"import os; os.path.exists({str(tmp_path / 'ready')!r}) or exit(3); {add('b')}", tmp_path)]
+    with pytest.raises(RuntimeError, match=r"b failed \(exit code 3\): see .*b\.log"):
+        run.run_all(jobs, tmp_path)
+    (tmp_path / "ready").touch()
+    run.run_all(jobs, tmp_path)
+    run.run_all(jobs, tmp_path)
+    assert (tmp_path / "order").read_text() == "abc"
+    lines = [json.loads(line) for line in (tmp_path / "results.jsonl").read_text().splitlines()]
+    assert [line["job"] for line in lines] == ["settings", "a", "b", "c"] and lines[1]["problems"] == {"1": [1, 2, -3.0, 4]}
+
+
+@pytest.mark.parametrize("plan", [run.FULL, run.QUICK])
+def test_a_plan_is_whole(plan, tmp_path):
+    """Every job can start at some time, and the jobs are those that the report looks for."""
+    jobs = {job.name: job for job in run.all_jobs(plan, tmp_path)}
+    assert all(set(job.needs) <= set(jobs) for job in jobs.values())
+    (tmp_path / "results.jsonl").write_text(json.dumps(dict(job="settings", machine="", **plan)) + "\n")
+    assert sorted(report.not_measured(report.Results(tmp_path / "results.jsonl"))) == sorted(jobs)
+
+
+def test_samples_and_verdicts_become_counts():
+    samples = [{"id": "7", "completions": f"p{i}", "gold_output": 1} | ({"prompt_logprob": [-2.5, 3]} if i in (0, 2) else {})
+               for i in range(4)]
+    verdicts = [{"passed": i == 2, "result": "passed" if i == 2 else "failed: wrong value" if i else "timed out", "printed": ""}
+                for i in range(4)]
+    assert run.by_problem(samples, verdicts) == {"7": [1, 4, -5.0, 6]}
+    chosen = run.conversations(samples, verdicts)
+    assert {kind: c["program"] for kind, c in chosen.items()} == {"right": "p2", "wrong value": "p1", "error": "p0"}
+    with pytest.raises(ValueError):
+        run.by_problem(samples, verdicts[:3])       # never a verdict for another sample
+
+
+def results_of(rows, sizes=("0.1M", "0.3M")):
+    return [dict(job="settings", machine="", **run.QUICK | dict(sizes=list(sizes))), *rows]
+
+
+def test_verdicts_follow_the_figures(tmp_path):
+    """A clear difference holds, its opposite does not, one inside two standard errors is called that."""
+    assert report.verdict([("a", 0.2, 0.05), ("b", 0.3, 0.1)]) == "**holds**"
+    assert report.verdict([("a", 0.2, 0.05), ("b", -0.3, 0.1), ("c", 0.1, 0.1)]) == (
+        "**holds in part**: holds for a; the opposite for b; within the error for c")
+    assert report.verdict([("a", -0.2, 0.05)]) == "**does not hold at this scale**: the opposite for a"
+    assert report.verdict([]) == report.NOT_MEASURED
+    rates = {"0.1M": [8, 9, 7, 9], "0.3M": [1, 2, 0, 1]}       # the larger one is worse
+    rows = [dict(job=f"mtpb {s} mono multi", seconds=1, problems={str(i): [n, 10, -1.0, 1] for i, n in enumerate(counts)},
+                 conversations={}) for s, counts in rates.items()]
+    (tmp_path / "results.jsonl").write_text("".join(json.dumps(row) + "\n" for row in results_of(rows)))
+    r = report.Results(tmp_path / "results.jsonl")
+    verdicts = {claim: (said, holds) for claim, _, said, holds in report.claims(r)}
+    assert verdicts["MTPB: a larger model solves more"] == (
+        "0.1M → 0.3M: -72.5 ± 2.5", "**does not hold at this scale**: the opposite for 0.1M → 0.3M")
+    assert report.not_monotone(r) == ["MTPB: MONO 0.3M (10.0 %) is below MONO 0.1M (82.5 %)"]
+    assert verdicts["HumanEval: MULTI beats NL"] == (report.NOT_MEASURED,) * 2      # and nothing is made up
+
+
+def test_a_power_law_is_found_again():
+    compute = np.logspace(9, 12, 20)
+    a, b, _, _ = report.power_law(np.r_[compute, 1e10], np.r_[7 * compute ** -0.2, 99.0])      # one far above the frontier
+    assert np.isclose(a, 7) and np.isclose(b, 0.2)
+
+
+COMMITTED = ROOT / "miniature" / "results.jsonl"
+
+
+@pytest.mark.skipif(not COMMITTED.exists(), reason="no full run is committed")
+def test_the_committed_report_is_its_results():
+    r = report.Results(COMMITTED)
+    assert (ROOT / "miniature" / "README.md").read_text() == report.text(r)
+
+
+@pytest.mark.skipif(not COMMITTED.exists(), reason="no full run is committed")
+def test_the_tables_recomputed_from_the_results_another_way():
+    """Table 1 and 3 with plain Python: exact combinatorics for pass@k, no code of the report."""
+    lines = [json.loads(line) for line in COMMITTED.read_text().splitlines()]
+    page = (ROOT / "miniature" / "README.md").read_text()
+    rows = {row.split(" | ")[0].strip("| "): row.strip("| \n").split(" | ")[1:] for row in page.splitlines() if row[:1] == "|"}
+    jobs, sizes = {line["job"]: line for line in lines[1:]}, lines[0]["sizes"]
+    shown = lambda values: f"{100 * statistics.fmean(values):.1f} ± {100 * statistics.stdev(values) / len(values) ** 0.5:.1f}"
+    checked = 0
+    for kind, name in (("nl", "NL"), ("multi", "MULTI"), ("mono", "MONO")):
+        for s, cell in zip(sizes, rows[name]):
+            if line := jobs.get(f"mtpb {s} {kind} multi"):
+                assert cell == shown([passed / n for passed, n, *_ in line["problems"].values()])
+                checked += 1
+        for s, row in zip(sizes, [row for row in rows if re.fullmatch(name + r" [\d.]+M", row)]):
+            for k, cell in zip((1, 10, 100), rows[row]):
+                found = []
+                for t, n in lines[0]["humaneval_n"].items():
+                    if n >= k and (line := jobs.get(f"humaneval {s} {kind} {t}")):
+                        found.append(([1 - math.comb(n - c, k) / math.comb(n, k) for c, n, *_ in line["problems"].values()], t))
+                if found:
+                    values, t = max(found, key=lambda f: statistics.fmean(f[0]))
+                    assert cell == f"{shown(values)} (t {t})"
+                    checked += 1
+    assert checked > 20
