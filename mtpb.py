@@ -1,0 +1,532 @@
+"""The Multi-Turn Programming Benchmark (paper, section 4): say a program turn by turn, run it, compare what it printed.
+
+    python mtpb.py generate --ckpt out --out samples.jsonl [--mode multi|single --n 40 --limit 5]
+    python mtpb.py score samples.jsonl [--rules official|strict]
+    python mtpb.py run --ckpt out                               both
+
+A problem has 3 to 9 prompts and 5 cases, which fill the prompts' templates. The paper samples 40 programs a case. A
+program passes when the first argument of its last print is the expected value; the pass rate is the share that passes.
+"""
+import argparse
+import contextlib
+import importlib.util
+import itertools
+import json
+import math
+import numbers
+import platform
+import signal
+import sys
+import time
+from collections import defaultdict
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+import humaneval
+from data import CORES, cli, one_line_errors
+from humaneval import Opaque, Series, append_records, decode, encode, find_benchmark, is_official, read_lines, replace_file
+
+PREFIX = "# Import libraries.\n\nimport numpy as np\n\n"       # how every history begins
+MAX_GEN_LENGTH = 256        # tokens a turn where the problem names none (problems 39 to 45)
+TIMEOUT = 20                # seconds a program, the official limit
+
+# Known faults of the official file. They are listed with every score and never mended: the paper has them in its
+# figures too. (problem, cases or "", what is wrong)
+DEFECTS = [
+    ("1", "", "the same problem as 26"), ("10", "2 and 5", "the same input"), ("57", "6", "an output without an input"),
+    ("9", "3", "wrong gold: Mike, right is John"), ("31", "1", "wrong gold: 17, right is 16"),
+    ("55", "3", "wrong gold: True"), ("56", "4", "wrong gold: 8, right is 6"), ("94", "2", "wrong gold: 55"),
+    ("87", "1", "wrong gold: 100 is not above the limit"), ("46", "", "wrong gold: one sum for every split"),
+    ("89", "", "gold is a dict, which the official rules never pass"),
+    ("41", "2 and 5", "gold is None, which the official rules never pass"),
+    ("23", "1 to 4", "random results, compared exactly"), ("77", "3", "gold 39.57 is rounded, right is 39.5727..."),
+    ("39", "3 and 4", "right only with split()"), ("43", "2 and 3", "counts letters only, unsaid"),
+    ("44", "", "means pairs that do not overlap, unsaid"), ("45", "3", "gold contradicts the prompt"),
+    ("91", "4 and 5", "wants text, unsaid"), ("55", "", "asks for return, no print"), ("62", "", "asks for return, no print"),
+]
+NEEDS = {"pandas": ("6", "38", "46"), "sklearn": ("14", "46")}
+CSV = ("38", "46")          # read ./datasets/*.csv, which was never distributed
+
+
+# ------------------------------------------------------ problems -------------------------------------------------
+
+def read_problems(path):
+    """Problems in file order: prompts, inputs, outputs, category, id, perhaps max_gen_length. ValueError if not."""
+    problems = []
+    for number, p in read_lines(path):
+        if not all(isinstance(p.get(key), list) and p[key] for key in ("prompts", "inputs", "outputs")) or "id" not in p:
+            raise ValueError(f"{path}, line {number}: a problem has an id and the lists prompts, inputs and outputs")
+        p["id"] = str(p["id"])
+        # One problem has an output too many; as in the official sampler the shorter list counts.
+        p["cases"] = list(zip(p["inputs"], p["outputs"]))
+        problems.append(p)
+    if not problems:
+        raise ValueError(f"{path} holds no problem")
+    return problems
+
+
+def fill(problem, case):
+    """The prompts of one case. str.format, not replace: five problems hold doubled braces."""
+    return [p.format(**problem["inputs"][case]) for p in problem["prompts"]]
+
+
+# ------------------------------------------------------ sampling -------------------------------------------------
+
+def asks(problem, case, mode):
+    """What is said in each turn: "# prompt\\n", turn by turn, or in single mode all of them at once."""
+    comments = [f"# {prompt}\n" for prompt in fill(problem, case)]
+    return comments if mode == "multi" else ["".join(comments)]
+
+
+def history(said, answers):
+    """The pieces of a program: prefix, then for each turn what was said and its answer with two newlines."""
+    pieces = [PREFIX]
+    for ask, answer in zip(said, answers):
+        pieces += [ask, answer + "\n\n"]
+    return pieces
+
+
+def converse(problem, rows, mode, chat, stop):
+    """Hold the conversations rows = [(case, sample), ...] of one problem, all rows together, turn by turn.
+
+    -> the pieces of each row's program, and the most tokens that any history had to drop. The answers are cut by the
+    released truncation rule in both modes (what the paper did in single-turn mode was not released); a single answer
+    may have the tokens of all the turns.
+    """
+    said = [asks(problem, case, mode) for case, _ in rows]
+    limit = problem.get("max_gen_length", MAX_GEN_LENGTH) * (len(problem["prompts"]) if mode == "single" else 1)
+    answers, dropped, before = [[] for _ in rows], 0, PREFIX
+    for turn in range(len(said[0])):
+        done = chat.turn([before + s[turn] for s in said], limit, stop=stop, keep_newest=True)
+        for row, (text, _) in zip(answers, done):
+            row.append(text)
+        dropped, before = max(dropped, *chat.dropped), "\n\n"
+    return [history(s, a) for s, a in zip(said, answers)], dropped
+
+
+def prompt_spans(pieces):
+    """The (start, end) characters of a program that the user said: every second piece after the prefix."""
+    ends = np.cumsum([len(p) for p in pieces]).tolist()
+    return [(ends[i - 1], ends[i]) for i in range(1, len(pieces), 2)]
+
+
+def generate(problems, path, settings, new_chat, logprob, stop, batch_size=64):
+    """Sample every problem that the file lacks and append its records, in the official sampler's form.
+
+    settings: dict with mode, n and what else makes a sample what it is (see humaneval.resume). new_chat(sample_ids) -> a
+    sample.Chat; logprob(texts, spans) as sample.prompt_logprob. The first record of a case also holds prompt_logprob:
+    [sum of log p, tokens] of its prompts, given the code of this first sample between them.
+    """
+    mode, n = settings["mode"], settings["n"]
+    done = humaneval.resume(path, settings, "id", {p["id"]: n * len(p["cases"]) for p in problems})
+    for index, p in enumerate(tqdm(problems, "problems", disable=None)):
+        if p["id"] in done:
+            continue
+        rows = [(case, j) for case in range(len(p["cases"])) for j in range(n)]
+        size, programs, most = min(batch_size, len(rows)), [], 0
+        for start in range(0, len(rows), size):
+            some = rows[start:start + size]
+            full = some + some[-1:] * (size - len(some))               # one shape, so one compilation
+            # The draws of a program depend on its problem, case and number, not on its batch or on n.
+            chat = new_chat([(index * 100 + case) * 10_000 + j for case, j in full])
+            pieces, dropped = converse(p, full, mode, chat, stop)
+            programs, most = programs + pieces[:len(some)], max(most, dropped)
+        if most:
+            tqdm.write(f"problem {p['id']}: a history outgrew the context; up to {most} of its oldest tokens were not seen")
+        records = [{"id": p["id"], "input": p["cases"][case][0], "gold_output": p["cases"][case][1],
+                    "completions": "".join(pieces), "prompts_completions": pieces}
+                   for (case, _), pieces in zip(rows, programs)]
+        first = range(0, len(rows), n)
+        likelihoods = logprob(["".join(programs[i]) for i in first], spans=[prompt_spans(programs[i]) for i in first])
+        for i, likelihood in zip(first, likelihoods):
+            records[i]["prompt_logprob"] = list(likelihood)
+        append_records(path, records)
+
+
+# ----------------------------------- inside the isolated process: run, and say what was printed ------------------
+# The next three functions travel as source text to the process that runs the program (humaneval.Worker). The program can
+# reach them there, and gains nothing: the expected value is never there, so a forged message says no more than a print.
+
+def print_last(source: str) -> str:
+    """The official rewrite: unless the last top-level statement calls a name that begins with print, its value is
+    wrapped in a print. `x = v` becomes `x = print(v)`. Where that fails the program stays as it is."""
+    import ast
+    try:
+        tree = ast.parse(source)
+        last = tree.body[-1]
+        called = getattr(getattr(last, "value", None), "func", None)
+        if isinstance(called, ast.Name) and called.id.startswith("print"):
+            return source
+        last.value = ast.Call(func=ast.Name(id="print", ctx=ast.Load()), args=[last.value], keywords=[])
+        return ast.unparse(ast.fix_missing_locations(tree))
+    except Exception:       # for, if, def have no value; deep trees and what does not parse at all
+        return source
+
+
+def describe(x, casts=()):
+    """What the judge needs to know of a printed value: its plain form, and for what is not plain what the casts named
+    make of it. A cast runs the object's own code and list may use up an iterator, so that comes at the very end."""
+    try:
+        said = {"value": encode(x, look=False)}
+    except Exception:       # too large, too deep
+        said = {"value": ["object", {}]}
+    tree = said["value"]
+    if isinstance(tree, list) and tree[0] in ("array", "scalar", "series") or tree is None or type(x) in (
+            bool, int, float, str, list, tuple) and tree != ["object", {}]:
+        return said
+    said["casts"] = {}
+    for cast in casts:
+        try:
+            made = cast(itertools.islice(iter(x), 10_001) if cast is list else x)
+            if cast is not list or len(made) <= 10_000:
+                said["casts"][cast.__name__] = encode(made, look=False)
+        except BaseException:       # SystemExit too: this is the program's code
+            pass
+    return said
+
+
+def run_program(channel, job):
+    """Run a program and send what it printed last, as it happens and again at the end: {"printed": described value or
+    null, "error": null while it runs, "" or what ended it}. The last message counts.
+
+    As in the official scorer the program has a global print that notes its arguments before it prints, a list that
+    is changed after its print is judged as it is at the end, and the time limit is an exception in the program."""
+    import builtins
+    import io
+    last, count, sent, late = None, 0, 0.0, False
+
+    class Sink(io.StringIO):            # takes any character, keeps none
+        def write(self, text):
+            return len(text)
+
+    def tell(error, casts=(str,), end=False):
+        printed = describe(last[0], casts) if last else None
+        channel.send({"secret": job["secret"], "printed": printed, "error": error, "end": end})
+
+    def noting_print(*args, **kwargs):
+        nonlocal last, count, sent
+        last, count = args, count + 1
+        # A program that dies or hangs has said this much. A loop of a million prints is sampled in time.
+        if count <= 100 or time.monotonic() > sent + 0.1:
+            with contextlib.suppress(ValueError):
+                tell(None)
+            sent = time.monotonic()
+        return builtins.print(*args, **kwargs)
+
+    def alarm(*_):
+        nonlocal late
+        late = True
+        raise TimeoutError("timed out")
+
+    noting_print.__name__ = noting_print.__qualname__ = "print"
+    signal.signal(signal.SIGALRM, alarm)
+    signal.setitimer(signal.ITIMER_REAL, job.get("timeout", 0))
+    error = ""
+    try:
+        with contextlib.redirect_stdout(Sink()):
+            exec(print_last(job["source"]), {"__name__": "__main__", "builtins": builtins, "print": noting_print})
+    except SystemExit as stop:
+        error = "" if stop.code in (None, 0) else "SystemExit"
+    except BaseException as caught:     # its text is the program's code: the type alone is safe to ask for
+        error = type(caught).__name__
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    error = "timed out" if late else error
+    tell(error)
+    tell(error, (str, int, float))
+    tell(error, (str, int, float, list), end=True)      # may hang on an endless iterator: then the one before counts
+
+
+# ------------------------------------------------ outside: the verdicts ------------------------------------------
+
+def decode_printed(described):
+    """What `describe` sent -> a value to judge. Raises ValueError or the like for a message that is not its work."""
+    value = decode(described["value"])
+    if "casts" not in described:
+        return value
+    printed = Opaque({name: decode(tree) for name, tree in described["casts"].items()})
+    printed.value = value       # its plain form, for the strict rules
+    return printed
+
+
+def check_equivalence(printed, expected) -> bool:
+    """The official comparison (the paper's "relaxed" equality) with all its leniencies; where that raises, False.
+
+    A different type is cast to the expected one: "12" and 12.7 are 12, a set is a list, a text is a list of its
+    characters. Floats may differ by 1e-6, but not inside a list. A dict or None is never right.
+    """
+    try:
+        kind = type(printed)
+        if isinstance(printed, Series):
+            return bool(np.allclose(printed.array, np.array(expected)))     # broadcasts, and rtol 1e-5
+        if kind is list and printed and type(printed[0]) is tuple:
+            printed = [list(item) for item in printed]
+        elif kind in (np.uint8, np.int16, np.int32, np.int64, np.float16, np.float32, np.float64, np.bool_):
+            printed = printed.item()
+        elif kind is np.ndarray:
+            printed = printed.tolist()
+        if type(expected) is bool and type(printed) is not bool:
+            return str(printed) == str(expected)                            # bool("False") would be True
+        if type(printed) is not type(expected):
+            printed = type(expected)(printed)
+        if type(expected) is float:
+            return abs(printed - expected) < 1e-6
+        return type(expected) in (str, int, bool, list, tuple, set) and bool(printed == expected)
+    except Exception:       # int("x"), a list of arrays has no truth value, ...
+        return False
+
+
+def plain(x):
+    """A value in the words of JSON where nothing is lost: numpy scalars, arrays, Series and tuples."""
+    x = getattr(x, "value", x) if isinstance(x, Opaque) else x
+    x = x.array if isinstance(x, Series) else x
+    x = x.tolist() if isinstance(x, (np.ndarray, np.generic)) else x
+    return [plain(item) for item in x] if isinstance(x, (list, tuple)) else x
+
+
+def same(a, b) -> bool:
+    """Equal values, lists and dicts of them; floats to 1e-6; True is no number. JSON has only texts as keys."""
+    if isinstance(a, dict) and isinstance(b, dict):
+        a = {str(k): v for k, v in a.items()}
+        return a.keys() == b.keys() and all(same(plain(a[k]), b[k]) for k in a)
+    if isinstance(a, list) and isinstance(b, list):
+        return len(a) == len(b) and all(same(x, y) for x, y in zip(a, b))
+    if isinstance(a, bool) or isinstance(b, bool):
+        return a is b
+    if isinstance(a, numbers.Real) and isinstance(b, numbers.Real):
+        return bool(a == b or (isinstance(a, float) or isinstance(b, float)) and abs(a - b) < 1e-6)
+    return type(a) is type(b) and a == b
+
+
+def check_strict(printed, expected) -> bool:
+    """The strict comparison: dicts and None count, floats inside containers have the tolerance too, and a cast counts
+    only where it loses nothing: a number and its text, a tuple or an array and a list."""
+    try:
+        printed = plain(printed)
+        number = lambda x: isinstance(x, (int, float)) and not isinstance(x, bool)
+        if isinstance(printed, str) and number(expected):
+            value = type(expected)(printed)
+            return str(value) == printed and same(value, expected)
+        if number(printed) and isinstance(expected, str):
+            return str(printed) == expected
+        return same(printed, expected)
+    except Exception:
+        return False
+
+
+def judge(said, how, expected):
+    """(official verdict, strict verdict, reason, printed text) of one run, from what humaneval.run_programs gave.
+
+    The official rules look at the value alone: printed right, then crashed or hung, passes. Strict wants a clean end."""
+    last = said[-1] if said else {"printed": None, "error": None}
+    try:
+        nothing, error = last["printed"] is None, last["error"]
+        printed = None if nothing else decode_printed(last["printed"])
+        text = "" if nothing else str(printed.array if isinstance(printed, Series) else printed)[:200]
+    except Exception:       # the program got hold of the channel, or an integer too long for text
+        return False, False, "failed: an unreadable value", ""
+    official = not nothing and check_equivalence(printed, expected)
+    clean = error == "" and how in ("", "timed out")        # timed out in a cast of ours, not in the program
+    strict = not nothing and clean and check_strict(printed, expected)
+    end = "timed out" if error == "timed out" else "out of memory" if error == "MemoryError" else \
+        f"failed: {error}" if error else how if error is None else ""
+    wrong = "failed: nothing printed" if nothing else "failed: wrong value"
+    return official, strict, end or ("passed" if official else wrong), text
+
+
+def execute(programs, timeout=TIMEOUT, workers=CORES, unsafe=False):
+    """Run programs in isolation -> [(messages, how it ended, run again)], see humaneval.run_programs."""
+    def talk(program, channel, said):
+        while not said or not said[-1]["end"]:
+            message = channel.receive()
+            if message.get("secret") != secret or not {"printed", "error", "end"} <= message.keys():
+                raise ValueError("not one of our messages")
+            said[:] = [message]
+        if said[-1]["error"] == "timed out":
+            raise TimeoutError
+
+    secret = humaneval.secrets.token_hex(8)
+    job = lambda program: {"secret": secret, "source": program, "timeout": timeout}
+    return humaneval.run_programs(programs, job, talk, timeout, workers, unsafe, (print_last, describe, run_program), grace=2)
+
+
+# ------------------------------------------------------- score ---------------------------------------------------
+
+def read_samples(paths, problems):
+    """Records of sample files, with the expected value from the problems. ValueError names the file and the line."""
+    by_id, records = {p["id"]: p for p in problems}, []
+    for path in paths:
+        for number, r in read_lines(path):
+            where = f"{path}, line {number}"
+            problem = by_id.get(str(r.get("id")))
+            if problem is None:
+                raise ValueError(f"{where}: there is no problem with the id {r.get('id')!r}")
+            if not isinstance(r.get("completions"), str):
+                raise ValueError(f"{where}: completions must be there and be a text")
+            case = next((i for i, (given, _) in enumerate(problem["cases"]) if given == r.get("input")), None)
+            if case is None:
+                raise ValueError(f"{where}: problem {problem['id']} has no case with this input")
+            gold = problem["cases"][case][1]
+            if "gold_output" in r and r["gold_output"] != gold:
+                raise ValueError(f"{where}: gold_output is not that of problem {problem['id']}, case {case + 1}")
+            logprob = r.get("prompt_logprob")
+            if logprob is not None and not (isinstance(logprob, list) and len(logprob) == 2):
+                raise ValueError(f"{where}: prompt_logprob must be [sum of log p, number of tokens]")
+            records.append({"id": problem["id"], "case": case, "gold": gold, "program": r["completions"],
+                            "logprob": logprob})
+    if not records:
+        raise ValueError(f"{', '.join(map(str, paths))}: there is no sample to score")
+    return records
+
+
+def mean(values):
+    """The mean, and None of nothing: a figure that is not there is never 0."""
+    values = list(values)
+    return sum(values) / len(values) if values else None
+
+
+def summarise(problems, records, verdicts, rules):
+    """Pass rates, all of them means over problems as in the paper; verdicts: (official, strict, reason, text) each."""
+    of, sums, reasons = defaultdict(list), defaultdict(lambda: [0.0, 0]), defaultdict(int)
+    for r, v in zip(records, verdicts):
+        of[r["id"]].append(v)
+        reasons[v[2].split(":")[0]] += 1
+        if r["logprob"]:
+            sums[r["id"]] = [a + b for a, b in zip(sums[r["id"]], r["logprob"])]
+    scored = [p for p in problems if p["id"] in of]
+    rate = {name: {p["id"]: mean(v[i] for v in of[p["id"]]) for p in scored}
+            for i, name in enumerate(("official", "strict"))}
+    ours = rate[rules]
+    level = lambda x: "hard" if x < 0.3 else "easy" if x > 0.7 else "medium"
+
+    def by(key):
+        groups = defaultdict(list)
+        for p in scored:
+            groups[key(p)].append(ours[p["id"]])
+        return {k: {"problems": len(v), "pass_rate": mean(v)} for k, v in sorted(groups.items())}
+    return {
+        "benchmark": "mtpb", "rules": rules, "pass_rate": mean(ours.values()),
+        "pass_rate_official": mean(rate["official"].values()), "pass_rate_strict": mean(rate["strict"].values()),
+        "problems_scored": len(scored), "problems": len(problems), "programs": len(records), "results": dict(reasons),
+        "cases_missing": sum(len(p["cases"]) for p in scored) - len({(r["id"], r["case"]) for r in records}
+                                                                    ) - sum(doubles(p) for p in scored),
+        "by_category": by(lambda p: p.get("category", "none")), "by_turns": by(lambda p: len(p["prompts"])),
+        "by_difficulty": by(lambda p: level(ours[p["id"]])), "per_problem": rate,
+        "prompt_perplexity": mean(math.exp(-total / n) for total, n in sums.values() if n),
+    }
+
+
+def doubles(problem):
+    """How many cases of a problem repeat the input of an earlier one (problem 10 has one)."""
+    inputs = [json.dumps(given, sort_keys=True) for given, _ in problem["cases"]]
+    return len(inputs) - len(set(inputs))
+
+
+def notes(scored_ids):
+    """What is known to be wrong with the official data or missing on this machine, for the problems scored: lines."""
+    lines = [f"problem {i}{', case ' + cases if cases else ''}: {what}" for i, cases, what in DEFECTS if i in scored_ids]
+    for module, ids in NEEDS.items():
+        ids = [i for i in ids if i in scored_ids]
+        if ids and importlib.util.find_spec(module) is None:
+            lines.append(f"{module} is not installed: problems {', '.join(ids)} cannot pass, whatever the model wrote")
+    ids = [i for i in CSV if i in scored_ids]
+    if ids:
+        lines.append(f"the CSV files of problems {', '.join(ids)} were never distributed: they cannot pass")
+    return lines
+
+
+def score(problems, paths, rules="official", timeout=TIMEOUT, workers=CORES, unsafe=False, official_data=True,
+          settings=None):
+    """Run every sample, write FILE_results.jsonl beside the first file, print the report -> its figures as a dict."""
+    records = read_samples(paths, problems)
+    ran = execute([r["program"] for r in records], timeout, workers, unsafe)
+    verdicts = [judge(said, how, r["gold"]) for r, (said, how, _) in zip(records, ran)]
+    results = str(paths[0]).removesuffix(".jsonl") + "_results.jsonl"
+    replace_file(results, "".join(
+        json.dumps({"id": r["id"], "case": r["case"] + 1, "passed": official, "passed_strict": strict, "result": reason,
+                    "printed": text}) + "\n"
+        for r, (official, strict, reason, text) in zip(records, verdicts)).encode())
+    report = summarise(problems, records, verdicts, rules)
+    known = notes(set(report["per_problem"][rules])) if official_data else []
+    for title, key in (("category", "by_category"), ("turns", "by_turns"), ("difficulty", "by_difficulty")):
+        for name, group in report[key].items():
+            print(f"{title:10} {name!s:14} {100 * group['pass_rate']:6.2f} %   {group['problems']} problems")
+    print("difficulty: hard is a pass rate under 30 %, easy over 70 %, of this file's own samples")
+    for i in report["per_problem"][rules]:
+        print(f"problem {i:>4}   " + "   ".join(f"{name} {100 * report['per_problem'][name][i]:6.2f} %"
+                                             for name in ("official", "strict")))
+    for line in known:
+        print(f"known: {line}")
+    if report["prompt_perplexity"] is not None:
+        print(f"perplexity of the prompts: {report['prompt_perplexity']:.3f}")
+    if report["cases_missing"]:
+        print(f"{report['cases_missing']} cases of these problems have no sample")
+    k, total = report["problems_scored"], report["problems"]
+    print(f"{k} of {total} problems, {len(records)} programs: pass rate {100 * report['pass_rate_official']:.2f} % by the "
+          f"official rules, {100 * report['pass_rate_strict']:.2f} % by the strict ones"
+          + ("" if k == total else f"; not the score of the whole set, {total - k} problems have no sample"))
+    if report["pass_rate"] < 0.01:
+        print("that is near zero: this model does not solve these problems")
+    report |= {
+        "timeout": timeout, "known": known, "results_file": results, "samples": [str(p) for p in paths], "workers": workers,
+        "run_again": sum(again for *_, again in ran), "python": platform.python_version(), "numpy": np.__version__,
+        "settings": settings}
+    print(json.dumps(report))
+    return report
+
+
+# ----------------------------------------------------- commands --------------------------------------------------
+
+def parse_args(argv=None):
+    raw = argparse.RawDescriptionHelpFormatter
+    p = one_line_errors(argparse.ArgumentParser(description=__doc__, formatter_class=raw, allow_abbrev=False))
+    commands = p.add_subparsers(dest="command", required=True)
+    for name, what in (("generate", "sample programs"), ("score", "run and judge them"), ("run", "generate and score")):
+        c = one_line_errors(commands.add_parser(name, help=what, description=what, allow_abbrev=False))
+        humaneval.add_flags(c, name, "samples/mtpb.jsonl", TIMEOUT)
+        if name != "score":
+            c.add_argument("--mode", choices=("multi", "single"), default="multi", help="turn by turn, or all prompts at once")
+            c.add_argument("--n", type=int, default=40, help="samples a case (default 40, the paper's)")
+            c.add_argument("--temperature", type=float, default=0.2, help="0 is greedy (default 0.2)")
+        if name != "generate":
+            c.add_argument("--rules", choices=("official", "strict"), default="official", help="whose verdicts to report")
+        if name == "score":
+            c.add_argument("samples", nargs="+", help="sample files, in the official sampler's form")
+    return humaneval.check_flags(p, p.parse_args(argv))
+
+
+def generate_command(args, path):
+    import sample
+    problems = read_problems(path)[:args.limit]
+    settings, new_chat, logprob = humaneval.load_model(args, ("mode", "n", "temperature", "top_p", "seed", "ckpt"), path)
+    settings["stop"] = "truncate_turn"
+    generate(problems, args.out, settings, new_chat, logprob, sample.truncate_turn, args.batch_size)
+    print(f"{len(problems)} problems are in {args.out}; next: python mtpb.py score {args.out}")
+
+
+def run_command(args, path):
+    """generate, then score, each in a process of its own: the one that starts programs never holds JAX."""
+    humaneval.first_worker(args.unsafe).stop()      # no isolation here? Better to hear it before hours of sampling
+    pick = lambda *names: [f"--problems={path}", *humaneval.pass_flags(args, names)]
+    humaneval.call_script(__file__, "generate", *pick("ckpt", "out", "mode", "n", "temperature", "top_p", "seed", "limit",
+                                                      "batch_size"))
+    humaneval.call_script(__file__, "score", *pick("rules", "timeout", "workers"), *["--unsafe"] * args.unsafe, "--", args.out)
+
+
+def main():
+    args = parse_args()
+    sys.stdout.reconfigure(errors="replace")
+    path = Path(args.problems) if args.problems else find_benchmark("mtpb.jsonl")
+    if args.command == "generate":
+        generate_command(args, path)
+    elif args.command == "run":
+        run_command(args, path)
+    else:
+        humaneval.start_line(args)
+        score(read_problems(path), args.samples, args.rules, args.timeout, args.workers, args.unsafe, is_official(path),
+              humaneval.settings_of(args.samples[0]))
+
+
+if __name__ == "__main__":
+    cli(main)
