@@ -37,14 +37,14 @@ NAMES = {   # what a variable of each type may be called
 def make_value(kind, rng):
     """A value of one of the five types, small enough to be copied token by token."""
     if kind == "nums":
-        return [rng.randint(0, 20) for _ in range(rng.randint(3, 6))]
+        return rng.sample(range(10), rng.randint(3, 5))
     if kind == "words":
-        return rng.sample(WORDS, rng.randint(2, 4))
+        return rng.sample(WORDS, rng.randint(2, 3))
     if kind == "text":
         return " ".join(rng.sample(WORDS, rng.randint(1, 3)))
     if kind == "int":
         return rng.randint(2, 40)
-    return {w: rng.randint(1, 20) for w in rng.sample(WORDS, rng.randint(2, 3))}
+    return {w: rng.randint(1, 9) for w in rng.sample(WORDS, rng.randint(2, 3))}
 
 
 # Name, category, type in -> type out, code, and three or more ways to ask for it. {v} is the variable, {k} a number 1 to 5.
@@ -225,7 +225,7 @@ def mono(rng, apart=False):
         head, body = function(start, ops, rng)
         name = head[4:head.index("(")]
         x = json.dumps(make_value(start, rng))
-        call = f"\n\n# Print the result of {name}.\nprint({name}({x}))\n" if rng.random() < 0.3 else ""
+        call = f"\n\n# Print {name} of {x}.\nprint({name}({x}))\n" if rng.random() < 0.5 else ""
         text = comments_first(head + body + call) if apart else head + body + call
     else:
         start, ops = walk(rng, rng.choice([0, 1, 1, 2, 2, 2, 3, 3, 4]))
@@ -341,16 +341,19 @@ def spoken(value):
 def english(ask, kind, k):
     """A wording of an operation as English says it."""
     for noun in ("dictionary", "dict", "string", "list of strings"):
-        ask = ask.replace(noun + ' "{v}"', '"{v}"')
+        ask = ask.replace(f'the {noun} "{{v}}"', '"{v}"')
     return lower(ask.format(v=NOUN[kind], k=k).replace('"', ""))
 
 
 def nl(rng):
     """One document of plain English, or of Python for 7 in 100 (the paper's share of code in THEPILE is 7.6 %)."""
-    form = rng.random()
+    form, (who, other) = rng.random(), rng.sample(PEOPLE, 2)
     if form < 0.07:
         return mono(rng)
-    if form < 0.25:         # about nothing much
+    if form < 0.2:          # somebody repeats what was said
+        said = " ".join(rng.sample(WORDS + ANIMALS + ADJECTIVES, rng.randint(4, 10)))
+        return f'{who} says "{said}" and {other} says "{said}" too.\n', []
+    if form < 0.3:          # about nothing much
         noun = lambda: f"the {rng.choice(ADJECTIVES)} {rng.choice(ANIMALS + WORDS)}"
         some = [f"{noun()} {rng.choice(VERBS)} {noun()} {rng.choice(PLACES)}" for _ in range(rng.randint(3, 6))]
         return " ".join(s[0].upper() + s[1:] + "." for s in some) + "\n", []
@@ -364,8 +367,10 @@ def nl(rng):
     names = [op[0] for op in ops]
     if contains_held_out(names):
         return None
-    who, value = rng.choice(PEOPLE), make_value(start, rng)
+    value = make_value(start, rng)
     text = [f"{who} has {NOUN[start].replace('the', 'a')} called {rng.choice(NAMES[start])}: {spoken(value)}."]
+    if rng.random() < 0.7:
+        text.append(f"{other} has the same: {spoken(value)}.")
     for _, _, types, code, *asks in ops:
         k = rng.randint(2, 5)
         what = english(rng.choice(asks), types.split()[0], k)

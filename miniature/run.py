@@ -30,7 +30,7 @@ PARENT = {"nl": None, "multi": "nl", "mono": "multi", "apart": "multi"}      # w
 TOKENS = 2048               # a step: half of train.py's default, so that few tokens still make enough steps
 
 # Steps on each corpus; samples a case of MTPB; samples a problem of HumanEval at each temperature; how many problems.
-FULL = dict(sizes=["0.1M", "0.3M", "toy", "3M"], steps=dict(nl=120, multi=160, mono=500, apart=500),
+FULL = dict(sizes=["0.1M", "0.3M", "toy", "3M"], steps=dict(nl=150, multi=160, mono=500, apart=500),
             mtpb_n=2, humaneval_n={"0.2": 20, "0.8": 100}, limit=100, quick=False)
 QUICK = dict(sizes=["0.1M", "0.3M"], steps=dict(nl=50, multi=80, mono=250, apart=250),
              mtpb_n=1, humaneval_n={"0.2": 5, "0.8": 100}, limit=20, quick=True)
