@@ -159,8 +159,8 @@ def program(start, ops, rng, value="", function_share=0.12):
     """Turns [(prompt, code), ...] for a sequence. value: text that stands for the first value (a {A} of a problem)."""
     used = []
     v = fresh(start, used, rng)
-    x = value or json.dumps(make_value(start, rng))
-    turns = [(rng.choice(ASSIGN[start]).replace("{x}", x).replace("{o}", v) + ".", f"{v} = {x}")]
+    prompt, x = assign(start, v, rng, value)
+    turns = [(prompt, f"{v} = {x}")]
     for name, _, types, code, *asks in ops:
         k = str(rng.randint(2, 5))
         fill = lambda s, k=k, **names: s.format(k=k, **names)
@@ -178,6 +178,25 @@ def program(start, ops, rng, value="", function_share=0.12):
             turns.append((fill(rng.choice(asks), v=v) + rng.choice(INTO).format(o=o) + ".", f"{o} = {fill(code, v=v)}"))
         v = o
     turns.append((rng.choice(PRINT).format(v=v) + ".", f"print({v})"))
+    return turns
+
+
+def assign(kind, o, rng, value=""):
+    """The turn that gives a variable o its value. value: text that stands for it (a {A} of a problem)."""
+    x = value or json.dumps(make_value(kind, rng))
+    return rng.choice(ASSIGN[kind]).replace("{x}", x).replace("{o}", o) + ".", x
+
+
+def assignments(rng, kinds):
+    """Some values, one after the other, and no operation -> [(prompt, type, variable, value), ...].
+
+    Copying a value out of a comment is what a small model learns last; here is more of it."""
+    used, turns = [], []
+    for _ in range(rng.randint(2, 4)):
+        kind = rng.choice(kinds)
+        o = fresh(kind, used, rng)
+        prompt, x = assign(kind, o, rng)
+        turns.append((prompt, kind, o, x))
     return turns
 
 
@@ -220,7 +239,10 @@ def function(start, ops, rng):
 
 def mono(rng, apart=False):
     """One document of Python -> (text, names of its operations, in order), or None where a sequence is held out."""
-    if rng.random() < 0.3:
+    form, ops = rng.random(), []
+    if form < 0.2:
+        text = render([(prompt, f"{o} = {x}") for prompt, _, o, x in assignments(rng, list(NAMES))], rng, apart)
+    elif form < 0.5:
         start, ops = walk(rng, rng.choice([1, 1, 2, 2, 2, 3]))
         head, body = function(start, ops, rng)
         name = head[4:head.index("(")]
@@ -230,8 +252,6 @@ def mono(rng, apart=False):
     else:
         start, ops = walk(rng, rng.choice([0, 1, 1, 2, 2, 2, 3, 3, 4]))
         turns = program(start, ops, rng)
-        if not ops and rng.random() < 0.5:
-            turns = turns[:1]
         if len(turns) > 6:
             return None
         text = render(turns, rng, apart)
@@ -296,24 +316,27 @@ def multi(rng):
         made = mono(rng)
         return made and ("Python\n" + made[0], made[1])
     literal, declare, show = LANGUAGES[language]
+    written = lambda kind, x: x if kind in ("text", "int") else literal.format(x[1:-1], t="int" if kind == "nums" else "string")
+    if rng.random() < 0.25:
+        turns = [(prompt, declare[kind].format(o=o, e=written(kind, x)))
+                 for prompt, kind, o, x in assignments(rng, list(BY_LANGUAGE[language]))]
+        return language + "\n" + "\n\n".join(f"// {p}\n{c}" for p, c in turns) + "\n", []
     start, ops = walk(rng, rng.choice([1, 1, 2, 2, 3]), BY_LANGUAGE[language])
     names = [op[0] for op in ops]
     if contains_held_out(names):
         return None
     used = []
     v = fresh(start, used, rng)
-    value = make_value(start, rng)
-    x = json.dumps(value)
-    written = x if start in ("text", "int") else literal.format(x[1:-1], t="int" if start == "nums" else "string")
-    turns = [(rng.choice(ASSIGN[start]).replace("{x}", x).replace("{o}", v), declare[start].format(o=v, e=written))]
+    prompt, x = assign(start, v, rng)
+    turns = [(prompt, declare[start].format(o=v, e=written(start, x)))]
     for name, _, types, _, *asks in ops:
         out, k = types.split()[1], str(rng.randint(2, 5))
         o = fresh(out, used, rng)
-        turns.append((rng.choice(asks).format(v=v, k=k) + rng.choice(INTO).format(o=o),
+        turns.append((rng.choice(asks).format(v=v, k=k) + rng.choice(INTO).format(o=o) + ".",
                       declare[out].format(o=o, e=FOREIGN[name][language].format(v=v, k=k))))
         v = o
-    turns.append((rng.choice(PRINT).format(v=v), show.format(v=v)))
-    return language + "\n" + "\n\n".join(f"// {p}.\n{c}" for p, c in turns) + "\n", names
+    turns.append((rng.choice(PRINT).format(v=v) + ".", show.format(v=v)))
+    return language + "\n" + "\n\n".join(f"// {p}\n{c}" for p, c in turns) + "\n", names
 
 
 # ------------------------------------------------------- nl -----------------------------------------------------

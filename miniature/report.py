@@ -410,7 +410,7 @@ def not_measured(r):
 def text(r):
     """The report as Markdown."""
     s, top = r.settings, r.label(r.sizes[-1])
-    seconds = sum(line["seconds"] for line in r.jobs.values())
+    minutes = sum(line.get("cpu_seconds", 0) for line in r.jobs.values()) / 60
     nl, multi, mono = (f"{s['steps'][kind] * TOKENS:,}" for kind in CORPORA)
     count = lambda what: len(next((line["problems"] for job, line in r.jobs.items() if job.startswith(what)), []))
     first_t, first_n = list(s["humaneval_n"].items())[0]
@@ -454,7 +454,7 @@ miniature HumanEval (pass@1), all of them combinations of operations that no cor
 NL, then MULTI from NL's weights, then MONO from MULTI's: {nl}, {multi} and {mono} tokens, the same for every size.
 "apart" is MONO with the comments moved, also from MULTI. Losses are on held-out documents of the same corpus, in nats a
 token. `python miniature/corpus.py --kind nl` (or `multi`, `mono`, `apart`) shows documents. All jobs together took
-{seconds / 60:.0f} minutes, each on one core ({s["machine"]}).
+{minutes:.0f} minutes of CPU time ({s["machine"]}); where a job was interrupted, what came before is not counted.
 
 ## HumanEval by size and corpus (the paper's Table 1)
 

@@ -30,8 +30,8 @@ PARENT = {"nl": None, "multi": "nl", "mono": "multi", "apart": "multi"}      # w
 TOKENS = 2048               # a step: half of train.py's default, so that few tokens still make enough steps
 
 # Steps on each corpus; samples a case of MTPB; samples a problem of HumanEval at each temperature; how many problems.
-FULL = dict(sizes=["0.1M", "0.3M", "toy", "3M"], steps=dict(nl=150, multi=160, mono=500, apart=500),
-            mtpb_n=2, humaneval_n={"0.2": 20, "0.8": 100}, limit=100, quick=False)
+FULL = dict(sizes=["0.1M", "0.3M", "toy", "3M"], steps=dict(nl=120, multi=200, mono=700, apart=700),
+            mtpb_n=1, humaneval_n={"0.2": 10, "0.8": 100}, limit=100, quick=False)
 QUICK = dict(sizes=["0.1M", "0.3M"], steps=dict(nl=50, multi=80, mono=250, apart=250),
              mtpb_n=1, humaneval_n={"0.2": 5, "0.8": 100}, limit=20, quick=True)
 
@@ -126,20 +126,23 @@ def all_jobs(plan, out):
 
 def run_job(job, out, running):
     """Run a job's commands, their output in a log of their own -> its line of results. RuntimeError says which failed."""
-    begin, log = time.perf_counter(), out / f"{job.name.replace(' ', '-')}.log"
+    log, begin, cpu = out / f"{job.name.replace(' ', '-')}.log", time.perf_counter(), 0.0
     # Compiled programs are kept: the many samplers of one size compile once.
     env = os.environ | {"JAX_PLATFORMS": "cpu", "JAX_COMPILATION_CACHE_DIR": str(out / "compiled"),
                         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2"}
     for command in job.commands:
         with open(log, "ab") as file:
             # A session of its own: Ctrl-C reaches it once, by way of run_all. A second signal would end it without saving.
-            running[job.name] = subprocess.Popen(command(), stdout=file, stderr=file, stdin=subprocess.DEVNULL, env=env,
-                                                 start_new_session=True)
-            code = running[job.name].wait()
+            process = running[job.name] = subprocess.Popen(command(), stdout=file, stderr=file, stdin=subprocess.DEVNULL,
+                                                           env=env, start_new_session=True)
+            _, status, usage = os.wait4(process.pid, 0)
+        code = process.returncode = os.waitstatus_to_exitcode(status)
+        cpu += usage.ru_utime + usage.ru_stime
         del running[job.name]
         if code:
             raise RuntimeError(f"{job.name} failed (exit code {code}): see {log}. The same command goes on from here")
-    return dict(job=job.name, seconds=round(time.perf_counter() - begin), **job.collect())
+    # The CPU's time as well as the clock's: it says what a quiet machine would need.
+    return dict(job=job.name, seconds=round(time.perf_counter() - begin), cpu_seconds=round(cpu), **job.collect())
 
 
 def run_all(jobs, out):
