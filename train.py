@@ -378,7 +378,7 @@ def main():
         finish(out, val)
 
 
-def finish(out, val, limit=50):
+def finish(out, val, limit=20):
     """After a run on the miniature corpus: what it can do on held-out problems, greedily, and what to try next."""
     print(f"final val_loss {val:.3f}; now held-out problems of miniature/mtpb.jsonl, turn by turn", flush=True)
     here, samples = Path(__file__).parent, out / "mtpb.jsonl"
