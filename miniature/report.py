@@ -311,6 +311,10 @@ def plots(r, folder):
         ax.set_xticks(list(x.values()), [r.label(s) for s in x])
         ax.minorticks_off()
 
+    def legend(ax, **where):
+        if ax.get_legend_handles_labels()[0]:       # an unfinished run may have nothing to show
+            ax.legend(**where)
+
     def save(figure, name):
         figure.tight_layout()
         figure.savefig(folder / name, dpi=110, transparent=True)
@@ -325,7 +329,7 @@ def plots(r, folder):
     by_size(axes[1], "miniature MTPB, multi-turn")
     axes[1].set_ylabel("pass rate, %")
     for ax in axes[:2]:
-        ax.legend(loc="best")
+        legend(ax, loc="best")
     paper = list(PAPER_SIZES.values())
     axes[2].plot(paper, PAPER_HUMANEVAL, "o-", color=colors[2], label="HumanEval pass@1")
     axes[2].plot(paper, PAPER_MTPB, "s--", color=colors[2], label="MTPB")
@@ -341,7 +345,7 @@ def plots(r, folder):
             lines(axes[0], lambda s, k=kind, m=mode: r.mtpb(s, k, m), color, f"{name}, {mode}-turn", style)
     by_size(axes[0], "two corpora, two ways to ask")
     axes[0].set(ylabel="MTPB pass rate, %", ylim=(-3, 143), yticks=range(0, 101, 20))
-    axes[0].legend(loc="upper left", fontsize=8.5)
+    legend(axes[0], loc="upper left", fontsize=8.5)
     for i, (level, color) in enumerate(zip(LEVELS, (colors[3], colors[0], colors[1]))):
         some = [(j, *mean_se(g)) for j, s in enumerate(x) if len(g := r.gain(s)[level]) > 1]
         if some:
@@ -351,9 +355,8 @@ def plots(r, folder):
     axes[1].set(title="multi-turn minus single-turn, MONO", ylabel="pass rate, percentage points", xlabel="parameters")
     axes[1].set_xticks(range(len(x)), [r.label(s) for s in x])
     axes[1].grid(axis="x", visible=False)
-    if axes[1].get_legend_handles_labels()[0]:
-        axes[1].margins(y=0.3)
-        axes[1].legend(loc="best", fontsize=8.5)
+    axes[1].margins(y=0.3)
+    legend(axes[1], loc="best", fontsize=8.5)
     save(figure, "turns.png")
 
     figure, axes = plt.subplots(1, 2, figsize=(10.5, 3.8))
@@ -370,15 +373,14 @@ def plots(r, folder):
     axes[0].set(title="three corpora, one after the other", xlabel="steps", yscale="log",
                 ylabel="validation loss, nats a token")
     axes[0].set_ylim(top=1.25 * axes[0].get_ylim()[1])
-    axes[0].legend(loc="upper right")
+    legend(axes[0], loc="upper right")
     if (found := frontier(r)) is not None and len(r.sizes) > 1:
         a, b, compute, _ = power_law(*found)
         line = np.array([compute.min(), compute.max()])
         axes[1].plot(line, a * line ** -b, "--", color=grey, label=f"L ∝ C^-{b:.2f}")
     axes[1].set(title="loss against compute, MONO", xscale="log", yscale="log", xlabel="training compute, FLOPs",
                 ylabel="validation loss, nats a token")
-    if axes[1].get_legend_handles_labels()[0]:
-        axes[1].legend(loc="upper right")
+    legend(axes[1], loc="upper right")
     for ax in axes:
         ticks = [t for t in (0.2, 0.3, 0.4, 0.5, 0.7, 1, 1.5, 2, 3, 5) if ax.get_ylim()[0] <= t <= ax.get_ylim()[1]]
         ax.set_yticks(ticks, ticks)
