@@ -29,11 +29,11 @@ from data import CORES, cli, one_line_errors  # noqa: E402
 PARENT = {"nl": None, "multi": "nl", "mono": "multi", "apart": "multi"}      # whose weights each corpus starts from
 TOKENS = 2048               # a step: half of train.py's default, so that few tokens still make enough steps
 
-# Steps on each corpus; samples a case of MTPB; samples a problem of HumanEval at each temperature; how many problems.
+# Steps on each corpus; of MTPB samples a case and problems; of HumanEval samples at each temperature and problems.
 FULL = dict(sizes=["0.1M", "0.3M", "toy", "3M"], steps=dict(nl=120, multi=200, mono=700, apart=700),
-            mtpb_n=1, humaneval_n={"0.2": 10, "0.8": 100}, limit=100, quick=False)
+            mtpb_n=1, mtpb_limit=100, humaneval_n={"0.2": 10, "0.8": 100}, humaneval_limit=30, quick=False)
 QUICK = dict(sizes=["0.1M", "0.3M"], steps=dict(nl=50, multi=80, mono=250, apart=250),
-             mtpb_n=1, humaneval_n={"0.2": 5, "0.8": 100}, limit=20, quick=True)
+             mtpb_n=1, mtpb_limit=20, humaneval_n={"0.2": 5, "0.8": 100}, humaneval_limit=10, quick=True)
 
 # What a job costs, roughly, in seconds of one quiet core; only the ratios matter, for the order and the time left.
 STEP = {"0.1M": 0.06, "0.3M": 0.14, "toy": 0.42, "3M": 0.95}
@@ -110,15 +110,15 @@ def all_jobs(plan, out):
         trains += [train_job(size, kind, plan, out) for kind in PARENT]
         for kind in ("mono", "multi", "nl", "apart"):
             for mode in ("multi", "single") if kind in ("mono", "apart") else ("multi",):
-                cost = (20 + 60 * STEP[size]) * plan["mtpb_n"] * plan["limit"] / 100
+                cost = (20 + 60 * STEP[size]) * plan["mtpb_n"] * plan["mtpb_limit"] / 100
                 samples.append(sample_job(
                     f"mtpb {size} {kind} {mode}", size, kind, out, cost, "mtpb.py", HERE / "mtpb.jsonl", "--limit",
-                    plan["limit"], "--mode", mode, "--n", plan["mtpb_n"], "--temperature", 0.2))
+                    plan["mtpb_limit"], "--mode", mode, "--n", plan["mtpb_n"], "--temperature", 0.2))
             for temperature, n in plan["humaneval_n"].items() if kind != "apart" else ():
-                cost = (20 + 120 * STEP[size]) * n * min(50, plan["limit"]) / 5000
+                cost = (20 + 120 * STEP[size]) * n * plan["humaneval_limit"] / 5000
                 samples.append(sample_job(
                     f"humaneval {size} {kind} {temperature}", size, kind, out, cost, "humaneval.py", HERE / "humaneval.jsonl",
-                    "--limit", plan["limit"], "--n", n, "--temperature", temperature, "--max_new_tokens", 80))
+                    "--limit", plan["humaneval_limit"], "--n", n, "--temperature", temperature, "--max_new_tokens", 64))
     return trains + samples
 
 
