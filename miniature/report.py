@@ -192,7 +192,7 @@ def perplexity_table(r):
         ppl, passed = r.humaneval_perplexity(s)
         rows.append([r.label(s), *([NOT_MEASURED] * 4 if ppl is None else
                                    [passed.sum(), plain(ppl[passed]), (~passed).sum(), plain(ppl[~passed])])])
-    return table(["MONO", "problems passed", "their perplexity", "not passed", "their perplexity"], rows)
+    return table(["MONO of", "problems passed", "their perplexity", "not passed", "their perplexity"], rows)
 
 
 def mtpb_table(r):
@@ -204,7 +204,7 @@ def turns_table(r):
     rows = [[f"pass rate %, {mode}-turn", *[percent(r.mtpb(s, "mono", mode)) for s in r.sizes]] for mode in ("single", "multi")]
     rows += [[f"prompt perplexity, {mode}-turn", *[plain(r.mtpb_perplexity(s, mode)) for s in r.sizes]]
              for mode in ("single", "multi")]
-    return table(["MONO", *map(r.label, r.sizes)], rows)
+    return table(["MONO of", *map(r.label, r.sizes)], rows)
 
 
 def difficulty_table(r):
