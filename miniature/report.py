@@ -60,7 +60,10 @@ class Results:
 
     def mtpb(self, size, kind, mode="multi"):
         """The pass rate of each problem, (problems,)."""
-        p = self.problems(f"mtpb {size} {kind} {mode}")
+        return self.rates(f"mtpb {size} {kind} {mode}")
+
+    def rates(self, job):
+        p = self.problems(job)
         return None if p is None else p[0] / p[1]
 
     def mtpb_perplexity(self, size, mode):
@@ -171,10 +174,10 @@ def models_table(r):
         if r.params(s) is None:
             continue
         c = next(v["model"] for k, v in r.jobs.items() if k.startswith(f"train {s} "))
-        losses = [f"{r.curve(s, kind)[2, -1]:.3f}" if r.curve(s, kind) is not None else NOT_MEASURED
-                  for kind in (*CORPORA, "apart")]
-        rows.append([f"`{s}`", f"{r.params(s):,}", f"{c['n_layer']} / {c['n_head']} / {c['n_embd']}", *losses])
-    return table(["preset", "parameters", "layers / heads / width", *[f"loss {c}" for c in (*CORPORA.values(), "apart")]], rows)
+        cells = [f"{curve[2, -1]:.3f} ({curve[0, -1]:.0f})" if (curve := r.curve(s, kind)) is not None else NOT_MEASURED
+                 for kind in (*CORPORA, "apart")]
+        rows.append([f"`{s}`", f"{r.params(s):,}", f"{c['n_layer']} / {c['n_head']} / {c['n_embd']}", *cells])
+    return table(["preset", "parameters", "layers / heads / width", *CORPORA.values(), "apart"], rows)
 
 
 def humaneval_table(r):
@@ -413,7 +416,6 @@ def text(r):
     """The report as Markdown."""
     s, top = r.settings, r.label(r.sizes[-1])
     minutes = sum(line.get("cpu_seconds", 0) for line in r.jobs.values()) / 60
-    nl, multi, mono = (f"{s['steps'][kind] * TOKENS:,}" for kind in CORPORA)
     count = lambda what: len(next((line["problems"] for job, line in r.jobs.items() if job.startswith(what)), []))
     first_t, first_n = list(s["humaneval_n"].items())[0]
     samples = ", ".join(f"{n} at temperature {t}" for t, n in s["humaneval_n"].items())
@@ -425,6 +427,12 @@ def text(r):
     if (found := frontier(r)) is not None and len(r.sizes) > 1:
         a, b, *_ = power_law(*found)
         law = f"L = {a:.3g} · C^-{b:.3f}: ten times the compute leaves {100 * 10 ** -b:.0f} % of the loss"
+    early, first = "", r.jobs.get(f"early train {r.sizes[-1]} mono")
+    if first:       # a largest model that was trained on, since at the others' number of steps it was not done
+        rates = r.rates(f"early mtpb {r.sizes[-1]} mono multi")
+        step, _, loss = first["curve"][-1]
+        early = (f"MONO {top} was resumed: after {step} steps its loss was {loss:.3f} and its pass rate on MTPB "
+                 f"{percent(rates)} %; what it has over the next smaller one is not all size, it is more tokens too. ")
     quick = ("> **A quick run** (`--quick`): fewer sizes, steps, samples and problems. It shows that all works; the figures "
              "to read are those of the full run.\n\n") if s["quick"] else ""
     gap = f"\n**Not measured**, since the run was not finished: {missing}.\n" if missing else ""
@@ -453,9 +461,9 @@ miniature HumanEval (pass@1), all of them combinations of operations that no cor
 
 {models_table(r)}
 
-NL, then MULTI from NL's weights, then MONO from MULTI's: {nl}, {multi} and {mono} tokens, the same for every size.
-"apart" is MONO with the comments moved, also from MULTI. Losses are on held-out documents of the same corpus, in nats a
-token. `python miniature/corpus.py --kind nl` (or `multi`, `mono`, `apart`) shows documents. All jobs together took
+Loss on held-out documents of the same corpus, in nats a token (and steps of {TOKENS:,} tokens). NL comes first, then MULTI
+from NL's weights, then MONO from MULTI's. "apart" is MONO with the comments moved, also from MULTI.
+`python miniature/corpus.py --kind nl` (or `multi`, `mono`, `apart`) shows documents. {early}All jobs together took
 {minutes:.0f} minutes of CPU time ({s["machine"]}); where a job was interrupted, what came before is not counted.
 
 ## HumanEval by size and corpus (the paper's Table 1)
@@ -494,8 +502,8 @@ A problem is hard when MONO's pass rate, averaged over the sizes and both ways t
 {apart_table(r)}
 
 Both corpora hold the same lines of the same documents. In the second one every document has its comments first and its code
-after; docstrings stay where they are. What it cannot do turn by turn it may still do when asked all at once, which is the
-form that it was taught.
+after; docstrings stay where they are. The single-turn rows are the control: if moving the comments broke no more than the
+form, a model would do well when it is asked in the form that it was taught.
 
 ## Loss and compute
 

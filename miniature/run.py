@@ -29,10 +29,11 @@ from data import CORES, cli, one_line_errors  # noqa: E402
 PARENT = {"nl": None, "multi": "nl", "mono": "multi", "apart": "multi"}      # whose weights each corpus starts from
 TOKENS = 2048               # a step: half of train.py's default, so that few tokens still make enough steps
 
-# Steps on each corpus; of MTPB samples a case and problems; of HumanEval samples at each temperature and problems.
-FULL = dict(sizes=["0.1M", "0.3M", "toy", "3M"], steps=dict(nl=120, multi=200, mono=700, apart=700),
+# Steps on each corpus, and on mono and apart for a size that those are too few for; of MTPB samples a case and problems; of
+# HumanEval samples a problem at each temperature and problems.
+FULL = dict(sizes=["0.1M", "0.3M", "toy", "3M"], steps=dict(nl=120, multi=200, mono=700, apart=700), longer={"3M": 1000},
             mtpb_n=1, mtpb_limit=100, humaneval_n={"0.2": 10, "0.8": 100}, humaneval_limit=30, quick=False)
-QUICK = dict(sizes=["0.1M", "0.3M"], steps=dict(nl=50, multi=80, mono=250, apart=250),
+QUICK = dict(sizes=["0.1M", "0.3M"], steps=dict(nl=50, multi=80, mono=250, apart=250), longer={},
              mtpb_n=1, mtpb_limit=20, humaneval_n={"0.2": 5, "0.8": 100}, humaneval_limit=10, quick=True)
 
 # What a job costs, roughly, in seconds of one quiet core; only the ratios matter, for the order and the time left.
@@ -46,11 +47,15 @@ def python(script, *args):
     return [sys.executable, str(ROOT / script), *map(str, args)]
 
 
+def steps_of(plan, size, kind):
+    return plan["longer"].get(size, plan["steps"][kind]) if kind in ("mono", "apart") else plan["steps"][kind]
+
+
 def train_job(size, kind, plan, out):
     folder = out / f"{size}-{kind}"
-    start = out / f"{size}-{PARENT[kind]}" if PARENT[kind] else "scratch"
+    start, steps = out / f"{size}-{PARENT[kind]}" if PARENT[kind] else "scratch", steps_of(plan, size, kind)
     command = lambda: python(
-        "train.py", "--model", size, "--data", f"miniature:{kind}", "--out_dir", folder, "--steps", plan["steps"][kind],
+        "train.py", "--model", size, "--data", f"miniature:{kind}", "--out_dir", folder, "--steps", steps,
         "--init_from", "resume" if list(folder.glob("step_*")) else start, "--batch_size", TOKENS // 256,
         "--warmup_steps", 30, "--eval_every", 25, "--save_every", 100, "--keep", 1, "--no-benchmark")
 
@@ -60,7 +65,7 @@ def train_job(size, kind, plan, out):
         return dict(model=json.loads((newest / "config.json").read_text())["model"], tokens_per_step=TOKENS,
                     curve=[[r["step"], round(r["loss"], 4), round(r["val_loss"], 4)] for r in rows if "val_loss" in r])
 
-    return Job(f"train {size} {kind}", plan["steps"][kind] * STEP[size],
+    return Job(f"train {size} {kind}", steps * STEP[size],
                [f"train {size} {PARENT[kind]}"] if PARENT[kind] else [], [command], collect)
 
 
