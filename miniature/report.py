@@ -222,6 +222,19 @@ def difficulty_table(r):
     return table(["single-turn → multi-turn, %", *map(r.label, r.sizes)], rows)
 
 
+def value_table(r):
+    """By what the first prompt gives: the description of a problem begins with the type of its value."""
+    problems = [json.loads(line) for line in (HERE / "mtpb.jsonl").read_text().splitlines()]
+    kinds = {"int": "a number", "nums": "a list of numbers", "text": "a text of words", "words": "a list of words",
+             "dict": "a dictionary from words to numbers"}
+    rows = []
+    for kind, name in kinds.items():
+        which = np.array([p["description"].startswith(kind + ",") for p in problems])
+        cells = [NOT_MEASURED if (rate := r.mtpb(s, "mono")) is None else percent(rate[which[:len(rate)]]) for s in r.sizes]
+        rows.append([f"{name} ({which.sum()} problems)", *cells])
+    return table(["the first prompt gives", *map(r.label, r.sizes)], rows)
+
+
 def apart_table(r):
     rows = [[f"{name}, {mode}-turn", *[percent(r.mtpb(s, kind, mode)) for s in r.sizes]]
             for mode in ("multi", "single") for kind, name in PLACES.items()]
@@ -432,7 +445,7 @@ def text(r):
         rates = r.rates(f"early mtpb {r.sizes[-1]} mono multi")
         step, _, loss = first["curve"][-1]
         early = (f"MONO {top} was resumed: after {step} steps its loss was {loss:.3f} and its pass rate on MTPB "
-                 f"{percent(rates)} %; what it has over the next smaller one is not all size, it is more tokens too. ")
+                 f"{percent(rates)} %; it is the one size that did not see the same tokens as the others. ")
     quick = ("> **A quick run** (`--quick`): fewer sizes, steps, samples and problems. It shows that all works; the figures "
              "to read are those of the full run.\n\n") if s["quick"] else ""
     gap = f"\n**Not measured**, since the run was not finished: {missing}.\n" if missing else ""
@@ -470,7 +483,7 @@ from NL's weights, then MONO from MULTI's. "apart" is MONO with the comments mov
 
 {humaneval_table(r)}
 
-{count("humaneval")} functions; samples of each: {samples}; top-p 0.95. As in the paper, each k has the temperature that is
+The first {count("humaneval")} functions; samples of each: {samples}; top-p 0.95. As in the paper, each k has the temperature that is
 best for it (t).
 
 ## Prompt perplexity of passed and not passed problems (Table 2)
@@ -483,7 +496,7 @@ A problem is passed when any of its {first_n} samples at temperature {first_t} i
 
 {mtpb_table(r)}
 
-{count("mtpb")} problems of 5 cases, {s["mtpb_n"]} samples a case, temperature 0.2, top-p 0.95, judged by the official rules.
+{count("mtpb")} problems of 5 cases, {s["mtpb_n"]} sample{"s" * (s["mtpb_n"] > 1)} a case, temperature 0.2, top-p 0.95, judged by the official rules.
 
 ## Multi-turn against single-turn (Table 4)
 
@@ -496,6 +509,11 @@ A problem is passed when any of its {first_n} samples at temperature {first_t} i
 {difficulty_table(r)}
 
 A problem is hard when MONO's pass rate, averaged over the sizes and both ways to ask, is under 30 %, easy when it is over 70 %.
+
+The first answer has to copy a value out of the first prompt, and a wrong copy spoils all that follows. So it matters what is
+copied (MONO, multi-turn, pass rate in %):
+
+{value_table(r)}
 
 ## Do comments have to stand beside their code?
 
@@ -510,8 +528,8 @@ form, a model would do well when it is asked in the form that it was taught.
 ![loss](loss.png)
 
 A scaling law says that a model's loss falls along a straight line when loss and compute are both drawn on logarithmic axes.
-Each curve of the right plot is one model being trained: it follows the line for a while, then bends away, and a larger model
-takes over. The line through the lowest points is {law} (C in FLOPs of the MONO stage).
+One model follows the line until it is too small for more compute to help; from there on a larger one has to take over. The
+line through the lowest points of the right plot is {law} (C in FLOPs of the MONO stage).
 
 ## Three conversations
 
