@@ -316,11 +316,11 @@ def plots(r, folder):
                          "axes.grid": True, "grid.color": grey, "grid.alpha": 0.25, "legend.frameon": False})
     x = {s: r.params(s) for s in r.sizes if r.params(s)}
 
-    def lines(ax, get, color, label, style="o-"):
+    def lines(ax, get, color, label, style="o-", size=5):
         some = [(x[s], *mean_se(v)) for s in x if (v := get(s)) is not None]
         if some:
             n, mean, se = np.array(some).T
-            ax.errorbar(n, 100 * mean, 100 * se, fmt=style, color=color, label=label, capsize=3, markersize=5)
+            ax.errorbar(n, 100 * mean, 100 * se, fmt=style, color=color, label=label, capsize=3, markersize=size)
 
     def by_size(ax, title):
         ax.set(xscale="log", xlabel="parameters", title=title, ylim=(-3, 103))
@@ -337,9 +337,9 @@ def plots(r, folder):
         plt.close(figure)
 
     figure, axes = plt.subplots(1, 3, figsize=(10.5, 3.6))
-    for (kind, name), color in zip(CORPORA.items(), colors):
-        lines(axes[0], lambda s, k=kind: r.humaneval(s, k, 1)[0], color, name)
-        lines(axes[1], lambda s, k=kind: r.mtpb(s, k), color, name)
+    for (kind, name), color, size in zip(CORPORA.items(), colors, (9, 6, 5)):       # what lies on one another is still seen
+        lines(axes[0], lambda s, k=kind: r.humaneval(s, k, 1)[0], color, name, size=size)
+        lines(axes[1], lambda s, k=kind: r.mtpb(s, k), color, name, size=size)
     by_size(axes[0], "miniature HumanEval")
     axes[0].set_ylabel("pass@1, %")
     by_size(axes[1], "miniature MTPB, multi-turn")
@@ -483,8 +483,8 @@ from NL's weights, then MONO from MULTI's. "apart" is MONO with the comments mov
 
 {humaneval_table(r)}
 
-The first {count("humaneval")} functions; samples of each: {samples}; top-p 0.95. As in the paper, each k has the temperature that is
-best for it (t).
+The first {count("humaneval")} functions; samples of each: {samples}; top-p 0.95. As in the paper, each k has the
+temperature that is best for it (t).
 
 ## Prompt perplexity of passed and not passed problems (Table 2)
 
@@ -496,7 +496,7 @@ A problem is passed when any of its {first_n} samples at temperature {first_t} i
 
 {mtpb_table(r)}
 
-{count("mtpb")} problems of 5 cases, {s["mtpb_n"]} sample{"s" * (s["mtpb_n"] > 1)} a case, temperature 0.2, top-p 0.95, judged by the official rules.
+{count("mtpb")} problems of 5 cases, samples a case: {s["mtpb_n"]}; temperature 0.2, top-p 0.95, judged by the official rules.
 
 ## Multi-turn against single-turn (Table 4)
 
