@@ -143,7 +143,8 @@ def verdict(said):
 
 def in_words(said, scale=100):
     """[(where, difference, error)] -> text; rates in percentage points."""
-    return "; ".join(f"{where}: {scale * mean:+.1f} ± {scale * se:.1f}" for where, mean, se in said) or NOT_MEASURED
+    d = 1 if scale == 100 else 2
+    return "; ".join(f"{where}: {scale * mean:+.{d}f} ± {scale * se:.{d}f}" for where, mean, se in said) or NOT_MEASURED
 
 
 def power_law(compute, loss):
