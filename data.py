@@ -608,7 +608,7 @@ def pack(documents, out, tokenizer, block_size, val_fraction, seed, n_buckets=1,
 # ---------------------------------------------------------------------------------------------------------------------
 # Batches
 
-MINIATURE = {"n": 12000, "block_size": 256, "val_fraction": 0.02, "seed": 0}  # made on first use
+MINIATURE = {"n": 16000, "block_size": 256, "val_fraction": 0.02, "seed": 0}  # made on first use
 
 
 @dataclasses.dataclass(frozen=True)
@@ -649,9 +649,9 @@ def open_data(spec):
 
 def open_miniature(kind):
     """Makes the miniature corpus (seconds, once) in a folder under out/ that is named after all that it depends on."""
-    if kind not in ("mono", "multi", "nl"):
-        raise ValueError(f"unknown corpus miniature:{kind}: use miniature:mono, miniature:multi or miniature:nl")
     from miniature import corpus
+    if kind not in corpus.KINDS:
+        raise ValueError(f"unknown corpus miniature:{kind}: use miniature:{', miniature:'.join(corpus.KINDS)}")
     vocab = PROJECT / "miniature" / "miniature.tiktoken"
     if not vocab.is_file():
         raise FileNotFoundError(f"{vocab} is missing: it belongs to the project")
@@ -663,7 +663,7 @@ def open_miniature(kind):
         if not (folder / "meta.json").is_file():
             tokenizer = get_tokenizer("miniature")
             texts = corpus.documents(kind, MINIATURE["seed"], MINIATURE["n"])
-            texts = tqdm(texts, total=MINIATURE["n"], unit=" programs", desc=f"miniature:{kind}")
+            texts = tqdm(texts, total=MINIATURE["n"], unit=" documents", desc=f"miniature:{kind}")
             pack((tokenizer.encode(text) for text in texts), folder, tokenizer, MINIATURE["block_size"],
                  MINIATURE["val_fraction"], MINIATURE["seed"], about={"miniature": kind})
     return folder

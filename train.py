@@ -582,11 +582,20 @@ def main():
         finish(out, val)
 
 
-def finish(out, val):
-    """After a run on the miniature corpus: what it can do on the held-out problems, and what to try next."""
-    print(f"final val_loss {val:.3f}; now the held-out problems of miniature/mtpb.jsonl, turn by turn", flush=True)
+def finish(out, val, limit=20):
+    """After a run on the miniature corpus: what it can do on held-out problems, greedily, and what to try next."""
+    print(f"final val_loss {val:.3f}; now held-out problems of miniature/mtpb.jsonl, turn by turn", flush=True)
+    here, samples = Path(__file__).parent, out / "mtpb.jsonl"
+    samples.unlink(missing_ok=True)         # an earlier run's are not this model's
     # A process of its own: what runs model-written code never shares a process with the trainer.
-    subprocess.run([sys.executable, str(Path(__file__).parent / "miniature" / "solve.py"), "--ckpt", str(out)], check=False)
+    command = [sys.executable, here / "mtpb.py", "run", "--problems", here / "miniature" / "mtpb.jsonl", "--ckpt", out,
+               "--out", samples, "--n", "1", "--temperature", "0", "--limit", str(limit)]
+    run = subprocess.run(command, stdout=subprocess.PIPE, text=True)
+    if run.returncode == 0:
+        report = json.loads(run.stdout.splitlines()[-1])
+        print("by category: " + ", ".join(f"{c} {100 * g['pass_rate']:.0f} %" for c, g in report["by_category"].items()))
+        print(f"held-out multi-turn problems, greedily: {100 * report['pass_rate']:.0f} % of {report['programs']} programs "
+              f"pass ({report['problems_scored']} problems, each with several inputs)")
     print(f"next:  python sample.py --ckpt {out}")
 
 

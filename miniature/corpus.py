@@ -1,12 +1,18 @@
-"""The miniature corpus: small Python programs, a comment and then the code that does it, turn by turn, made by seed.
+"""The miniature corpora, made by seed: the paper's three (section 2.1) at the size of a laptop, and one for an ablation.
 
-    python miniature/corpus.py --out FILE.jsonl --n 1000      look at some programs
-    python miniature/corpus.py --benchmark                    rewrite miniature/mtpb.jsonl, the held-out problems
+    nl       plain English about lists, words and numbers, and a few per cent of Python in it, as in THEPILE
+    multi    small programs in the six languages of BIGQUERY, its name on a first line
+    mono     Python alone, as BIGPYTHON: a comment and the code that does it, turn by turn; functions with docstrings;
+             a few programs whose comments all stand at the top, so that a whole specification at once is not foreign
+    apart    the documents of mono, line for line the same, with the comments of each moved to its top
+
+    python miniature/corpus.py --kind multi --n 5      look at some documents
+    python miniature/corpus.py --tokenizer             learn miniature.tiktoken anew, one for all corpora
 
 A program assigns a value, works on it with one to four operations, each on the result of one before, and prints the last.
-Which operations follow one another is what the held-out problems test: `held_out` sets a tenth of all sequences of two or
-more operations aside, by a hash of their names. No program of the corpus contains one of those sequences; all problems of
-the benchmark are such sequences. Wording, variable names and values vary in both.
+Which operations follow one another is what the held-out problems (problems.py) test: `held_out` sets a tenth of all
+sequences of two or more operations aside, by a hash of their code. No document of any corpus contains one of those
+sequences, all problems are such sequences. Wording, variable names and values vary in both.
 """
 import argparse
 import json
@@ -15,6 +21,7 @@ import sys
 import zlib
 from pathlib import Path
 
+KINDS = ("nl", "multi", "mono", "apart")
 PREFIX = "# Import libraries.\n\nimport numpy as np\n\n"      # each history of the paper's benchmark begins with it
 
 WORDS = ("apple banana cherry grape lemon mango melon olive peach pear plum red blue green black white cat dog bird fish "
@@ -30,14 +37,14 @@ NAMES = {   # what a variable of each type may be called
 def make_value(kind, rng):
     """A value of one of the five types, small enough to be copied token by token."""
     if kind == "nums":
-        return [rng.randint(0, 20) for _ in range(rng.randint(3, 6))]
+        return rng.sample(range(10), rng.randint(3, 5))
     if kind == "words":
-        return rng.sample(WORDS, rng.randint(2, 4))
+        return rng.sample(WORDS, rng.randint(2, 3))
     if kind == "text":
         return " ".join(rng.sample(WORDS, rng.randint(1, 3)))
     if kind == "int":
         return rng.randint(2, 40)
-    return {w: rng.randint(1, 20) for w in rng.sample(WORDS, rng.randint(2, 3))}
+    return {w: rng.randint(1, 9) for w in rng.sample(WORDS, rng.randint(2, 3))}
 
 
 # Name, category, type in -> type out, code, and three or more ways to ask for it. {v} is the variable, {k} a number 1 to 5.
@@ -116,7 +123,7 @@ CODE = {name: code for name, _, _, code, *_ in OPERATIONS}
 
 
 def held_out(operations) -> bool:
-    """Whether this sequence of operations belongs to the benchmark and never to the corpus.
+    """Whether this sequence of operations belongs to the benchmarks and never to a corpus.
 
     The hash is over their code: sorting a list and sorting the words of a list are two operations and one expression.
     """
@@ -129,13 +136,13 @@ def contains_held_out(operations) -> bool:
     return any(held_out(operations[i:j]) for i in range(n) for j in range(i + 2, n + 1))
 
 
-def walk(rng, length):
+def walk(rng, length, by_type=BY_TYPE):
     """Operations that fit one another: a start type, then each one takes what the one before gives."""
     while True:
-        kind = start = rng.choice(list(NAMES))
+        kind = start = rng.choice(list(by_type))
         ops = []
-        while len(ops) < length and kind in BY_TYPE:
-            ops.append(rng.choice(BY_TYPE[kind]))
+        while len(ops) < length and kind in by_type:
+            ops.append(rng.choice(by_type[kind]))
             kind = ops[-1][2].split()[1]
         if len(ops) == length:
             return start, ops
@@ -152,8 +159,8 @@ def program(start, ops, rng, value="", function_share=0.12):
     """Turns [(prompt, code), ...] for a sequence. value: text that stands for the first value (a {A} of a problem)."""
     used = []
     v = fresh(start, used, rng)
-    x = value or json.dumps(make_value(start, rng))
-    turns = [(rng.choice(ASSIGN[start]).replace("{x}", x).replace("{o}", v) + ".", f"{v} = {x}")]
+    prompt, x = assign(start, v, rng, value)
+    turns = [(prompt, f"{v} = {x}")]
     for name, _, types, code, *asks in ops:
         k = str(rng.randint(2, 5))
         fill = lambda s, k=k, **names: s.format(k=k, **names)
@@ -174,30 +181,240 @@ def program(start, ops, rng, value="", function_share=0.12):
     return turns
 
 
-def render(turns, rng):
+def assign(kind, o, rng, value=""):
+    """The turn that gives a variable o its value. value: text that stands for it (a {A} of a problem)."""
+    x = value or json.dumps(make_value(kind, rng))
+    return rng.choice(ASSIGN[kind]).replace("{x}", x).replace("{o}", o) + ".", x
+
+
+def assignments(rng, kinds):
+    """Some values, one after the other, and no operation -> [(prompt, type, variable, value), ...].
+
+    Copying a value out of a comment is what a small model learns last; here is more of it."""
+    used, turns = [], []
+    for _ in range(rng.randint(2, 4)):
+        kind = rng.choice(kinds)
+        o = fresh(kind, used, rng)
+        prompt, x = assign(kind, o, rng)
+        turns.append((prompt, kind, o, x))
+    return turns
+
+
+def render(turns, rng, apart=False):
     """The text of a program: mostly comment and code in turn, sometimes all comments first (the single-turn form)."""
     prefix = PREFIX if rng.random() < 0.7 else ""
-    if rng.random() < 0.1:
+    if rng.random() < 0.06:
         return prefix + "".join(f"# {p}\n" for p, _ in turns) + "\n".join(c for _, c in turns) + "\n"
-    return prefix + "\n\n".join(f"# {p}\n{c}" for p, c in turns) + "\n"
+    # An answer is cut where the next comment begins and the benchmark adds two line breaks: after one turn there may be four.
+    gap = lambda: "\n" * rng.choice([2, 2, 4])
+    text = "".join(f"{gap() if i else ''}# {p}\n{c}" for i, (p, c) in enumerate(turns)) + "\n"
+    return prefix + (comments_first(text) if apart else text)
 
+
+def comments_first(text):
+    """The same lines in the same order, but all comments before all else."""
+    return "".join(sorted(text.splitlines(keepends=True), key=lambda line: not line.startswith("#")))
+
+
+def lower(sentence):
+    return sentence[0].lower() + sentence[1:]
+
+
+def function(start, ops, rng):
+    """(head, body) of a function that does the operations one after the other, in HumanEval's form.
+
+    The head ends with the docstring and without a line break: a break and the indentation after it are one token.
+    """
+    name = f"{rng.choice(['get', 'make', 'find', 'compute', 'build'])}_{rng.choice(['result', 'value', 'answer', 'output'])}"
+    arg = v = rng.choice(NAMES[start])
+    asks, lines = [], []
+    for i, (_, _, _, code, *wordings) in enumerate(ops):
+        k = str(rng.randint(2, 5))
+        ask = rng.choice(wordings).format(v=v if i == 0 else "the result", k=k).replace('"', "")
+        asks.append(ask if i == 0 else lower(ask))
+        lines.append(("return " if i == len(ops) - 1 else "result = ") + code.format(v=v, k=k))
+        v = "result"
+    return f'def {name}({arg}):\n    """{", then ".join(asks)}."""', "".join(f"\n    {line}" for line in lines) + "\n"
+
+
+def mono(rng, apart=False):
+    """One document of Python -> (text, names of its operations, in order), or None where a sequence is held out."""
+    form, ops = rng.random(), []
+    if form < 0.2:
+        text = render([(prompt, f"{o} = {x}") for prompt, _, o, x in assignments(rng, list(NAMES))], rng, apart)
+    elif form < 0.5:
+        start, ops = walk(rng, rng.choice([1, 1, 2, 2, 2, 3]))
+        head, body = function(start, ops, rng)
+        name = head[4:head.index("(")]
+        x = json.dumps(make_value(start, rng))
+        call = f"\n\n# Print {name} of {x}.\nprint({name}({x}))\n" if rng.random() < 0.5 else ""
+        text = comments_first(head + body + call) if apart else head + body + call
+    else:
+        start, ops = walk(rng, rng.choice([0, 1, 1, 2, 2, 2, 3, 3, 4]))
+        turns = program(start, ops, rng)
+        if len(turns) > 6:
+            return None
+        text = render(turns, rng, apart)
+    names = [op[0] for op in ops]
+    return None if contains_held_out(names) else (text, names)
+
+
+# ------------------------------------------------------ multi ---------------------------------------------------
+
+# What the operations are in three languages, where they are one expression; "-" where they are not. {v} and {k} as above.
+FOREIGN = {name: dict(zip(("JavaScript", "Java", "Go"), row)) for name, *row in (line.split(" ~ ") for line in """
+sort ~ [...{v}].sort((a, b) => a - b) ~ {v}.stream().sorted().toList() ~ -
+reverse ~ [...{v}].reverse() ~ - ~ -
+double ~ {v}.map(i => 2 * i) ~ {v}.stream().map(i -> 2 * i).toList() ~ -
+add_k ~ {v}.map(i => i + {k}) ~ {v}.stream().map(i -> i + {k}).toList() ~ -
+times_k ~ {v}.map(i => i * {k}) ~ {v}.stream().map(i -> i * {k}).toList() ~ -
+squares ~ {v}.map(i => i ** 2) ~ {v}.stream().map(i -> i * i).toList() ~ -
+evens ~ {v}.filter(i => i % 2 == 0) ~ {v}.stream().filter(i -> i % 2 == 0).toList() ~ -
+odds ~ {v}.filter(i => i % 2 == 1) ~ {v}.stream().filter(i -> i % 2 == 1).toList() ~ -
+above_k ~ {v}.filter(i => i > {k}) ~ {v}.stream().filter(i -> i > {k}).toList() ~ -
+first_k ~ {v}.slice(0, {k}) ~ {v}.stream().limit({k}).toList() ~ -
+drop_first ~ {v}.slice(1) ~ {v}.stream().skip(1).toList() ~ {v}[1:]
+append_k ~ [...{v}, {k}] ~ - ~ append({v}, {k})
+sum ~ {v}.reduce((a, b) => a + b, 0) ~ {v}.stream().mapToInt(i -> i).sum() ~ -
+length ~ {v}.length ~ {v}.size() ~ len({v})
+to_strings ~ {v}.map(String) ~ {v}.stream().map(String::valueOf).toList() ~ -
+upper ~ {v}.toUpperCase() ~ {v}.toUpperCase() ~ strings.ToUpper({v})
+repeat_k ~ {v}.repeat({k}) ~ {v}.repeat({k}) ~ strings.Repeat({v}, {k})
+exclaim ~ {v} + "!" ~ {v} + "!" ~ {v} + "!"
+no_spaces ~ {v}.replaceAll(" ", "") ~ {v}.replace(" ", "") ~ strings.ReplaceAll({v}, " ", "")
+dashes ~ {v}.replaceAll(" ", "-") ~ {v}.replace(" ", "-") ~ strings.ReplaceAll({v}, " ", "-")
+split ~ {v}.split(" ") ~ List.of({v}.split(" ")) ~ strings.Fields({v})
+text_length ~ {v}.length ~ {v}.length() ~ len({v})
+join ~ {v}.join(" ") ~ String.join(" ", {v}) ~ strings.Join({v}, " ")
+sort_words ~ [...{v}].sort() ~ {v}.stream().sorted().toList() ~ -
+lengths ~ {v}.map(w => w.length) ~ {v}.stream().map(w -> w.length()).toList() ~ -
+count_words ~ {v}.length ~ {v}.size() ~ len({v})
+""".strip().splitlines())}
+for same in ("plus_k", "minus_k", "mul_k", "mod_k", "half", "square"):      # arithmetic reads alike in all of them
+    FOREIGN[same] = dict.fromkeys(("JavaScript", "Java", "Go", "C", "C++"),
+                                  {"half": "{v} / 2", "square": "{v} * {v}"}.get(same, CODE[same]))
+FOREIGN["half"] = FOREIGN["half"] | {"JavaScript": "Math.floor({v} / 2)"}
+
+# Language: how a list is written, how a variable of each type is declared, how a value is printed.
+LANGUAGES = {
+    "JavaScript": ("[{}]", dict.fromkeys(NAMES, "let {o} = {e};"), "console.log({v});"),
+    "Java": ("List.of({})", {"nums": "List<Integer> {o} = {e};", "words": "List<String> {o} = {e};",
+                             "text": "String {o} = {e};", "int": "int {o} = {e};"}, "System.out.println({v});"),
+    "Go": ("[]{t}{{{}}}", dict.fromkeys(NAMES, "{o} := {e}"), "fmt.Println({v})"),
+    "C": ("", {"int": "int {o} = {e};"}, 'printf("%d\\n", {v});'),
+    "C++": ("", {"int": "int {o} = {e};"}, "std::cout << {v} << std::endl;"),
+}
+BY_LANGUAGE = {language: {t: ops for t in ("nums", "words", "text", "int")
+                          if (ops := [op for op in BY_TYPE[t] if FOREIGN.get(op[0], {}).get(language, "-") != "-"])}
+               for language in LANGUAGES}
+
+
+def multi(rng):
+    """One document of one of six languages -> (text, operations), or None where a sequence is held out."""
+    language = rng.choice(["Python", "Python", *LANGUAGES, "JavaScript", "Java"])
+    if language == "Python":
+        made = mono(rng)
+        return made and ("Python\n" + made[0], made[1])
+    literal, declare, show = LANGUAGES[language]
+    written = lambda kind, x: x if kind in ("text", "int") else literal.format(x[1:-1], t="int" if kind == "nums" else "string")
+    if rng.random() < 0.25:
+        turns = [(prompt, declare[kind].format(o=o, e=written(kind, x)))
+                 for prompt, kind, o, x in assignments(rng, list(BY_LANGUAGE[language]))]
+        return language + "\n" + "\n\n".join(f"// {p}\n{c}" for p, c in turns) + "\n", []
+    start, ops = walk(rng, rng.choice([1, 1, 2, 2, 3]), BY_LANGUAGE[language])
+    names = [op[0] for op in ops]
+    if contains_held_out(names):
+        return None
+    used = []
+    v = fresh(start, used, rng)
+    prompt, x = assign(start, v, rng)
+    turns = [(prompt, declare[start].format(o=v, e=written(start, x)))]
+    for name, _, types, _, *asks in ops:
+        out, k = types.split()[1], str(rng.randint(2, 5))
+        o = fresh(out, used, rng)
+        turns.append((rng.choice(asks).format(v=v, k=k) + rng.choice(INTO).format(o=o) + ".",
+                      declare[out].format(o=o, e=FOREIGN[name][language].format(v=v, k=k))))
+        v = o
+    turns.append((rng.choice(PRINT).format(v=v) + ".", show.format(v=v)))
+    return language + "\n" + "\n\n".join(f"// {p}\n{c}" for p, c in turns) + "\n", names
+
+
+# ------------------------------------------------------- nl -----------------------------------------------------
+
+NOUN = {"nums": "the list", "words": "the list", "text": "the phrase", "int": "the number", "dict": "the table"}
+PEOPLE = "Mia Tom Anna Ben Lea Max Eva Paul Ida Leo".split()
+ADJECTIVES = "small old red quiet bright tall young cold happy green".split()
+ANIMALS = "cat dog bird fish horse".split()
+VERBS = "saw found followed liked left watched passed remembered".split()
+PLACES = "near the river|under the tree|behind the house|in the rain|by the fire|on the hill|at night|in the morning".split("|")
+
+
+def spoken(value):
+    """A value as a sentence says it."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, dict):
+        value = [f"{k} {n}" for k, n in value.items()]
+    if isinstance(value, list):
+        some = [str(i) for i in value]
+        return ", ".join(some[:-1]) + " and " + some[-1] if len(some) > 1 else some[0] if some else "nothing"
+    return str(value)
+
+
+def english(ask, kind, k):
+    """A wording of an operation as English says it."""
+    for noun in ("dictionary", "dict", "string", "list of strings"):
+        ask = ask.replace(f'the {noun} "{{v}}"', '"{v}"')
+    return lower(ask.format(v=NOUN[kind], k=k).replace('"', ""))
+
+
+def nl(rng):
+    """One document of plain English, or of Python for 7 in 100 (the paper's share of code in THEPILE is 7.6 %)."""
+    form, (who, other) = rng.random(), rng.sample(PEOPLE, 2)
+    if form < 0.07:
+        return mono(rng)
+    if form < 0.2:          # somebody repeats what was said
+        said = " ".join(rng.sample(WORDS + ANIMALS + ADJECTIVES, rng.randint(4, 10)))
+        return f'{who} says "{said}" and {other} says "{said}" too.\n', []
+    if form < 0.3:          # about nothing much
+        noun = lambda: f"the {rng.choice(ADJECTIVES)} {rng.choice(ANIMALS + WORDS)}"
+        some = [f"{noun()} {rng.choice(VERBS)} {noun()} {rng.choice(PLACES)}" for _ in range(rng.randint(3, 6))]
+        return " ".join(s[0].upper() + s[1:] + "." for s in some) + "\n", []
+    if form < 0.5:          # what an operation is, in other words
+        op = rng.choice(OPERATIONS)
+        kind = op[2].split()[0]
+        k = rng.randint(2, 5)
+        first, second, third = [english(a, kind, k) for a in rng.sample(op[4:7], 3)]
+        return f"To {first} is to {second}. In other words, {third}.\n", [op[0]]
+    start, ops = walk(rng, rng.choice([1, 1, 2, 2, 3]))     # somebody does it, and what comes out
+    names = [op[0] for op in ops]
+    if contains_held_out(names):
+        return None
+    value = make_value(start, rng)
+    text = [f"{who} has {NOUN[start].replace('the', 'a')} called {rng.choice(NAMES[start])}: {spoken(value)}."]
+    if rng.random() < 0.7:
+        text.append(f"{other} has the same: {spoken(value)}.")
+    for _, _, types, code, *asks in ops:
+        k = rng.randint(2, 5)
+        what = english(rng.choice(asks), types.split()[0], k)
+        value = eval(code.format(v="v", k=k), {"v": value})     # our own code, not a model's
+        text.append(f"{rng.choice(['Now', 'Then', 'Next'])} {who} wants to {what}. This gives {spoken(value)}.")
+    return " ".join(text) + "\n", names
+
+
+# --------------------------------------------------- the corpora ------------------------------------------------
 
 def documents_with_ops(kind, seed, n):
-    """(document, its operation names), n of them. kind: "mono"."""
-    if kind != "mono":
-        raise ValueError(f"the miniature corpus {kind!r} is not made yet: use miniature:mono")
-    rng = random.Random(f"{kind}-{seed}")
+    """(document, names of its operations in order), n of them, the same for the same seed. kind: one of KINDS."""
+    if kind not in KINDS:
+        raise ValueError(f"unknown corpus {kind!r}: use one of {', '.join(KINDS)}")
+    make = {"nl": nl, "multi": multi, "mono": mono, "apart": lambda rng: mono(rng, apart=True)}[kind]
+    rng = random.Random(f"{'mono' if kind == 'apart' else kind}-{seed}")
     while n:
-        start, ops = walk(rng, rng.choice([0, 1, 1, 2, 2, 2, 3, 3, 4]))
-        names = [op[0] for op in ops]
-        if contains_held_out(names):
-            continue
-        turns = program(start, ops, rng)
-        if not ops and rng.random() < 0.5:
-            turns = turns[:1]
-        if len(turns) <= 6:
+        made = make(rng)
+        if made:
             n -= 1
-            yield render(turns, rng), names
+            yield made
 
 
 def documents(kind, seed, n):
@@ -205,64 +422,18 @@ def documents(kind, seed, n):
     return (text for text, _ in documents_with_ops(kind, seed, n))
 
 
-def benchmark(n=100, seed=1234):
-    """n held-out problems in the format of the paper's mtpb.jsonl; golds come from running the reference code."""
-    rng = random.Random(seed)
-    wanted = {c: n // 5 for c in ("string", "array", "math", "dict", "algorithm")}
-    problems, seen = [], set()
-    while sum(wanted.values()):
-        start, ops = walk(rng, rng.choice([2, 2, 3, 3, 4]))
-        names = tuple(op[0] for op in ops)
-        category = ops[-1][1] if start != "dict" else "dict"
-        if not held_out(names) or names in seen or not wanted.get(category) or ops[-1][2].split()[1] == "dict":
-            continue
-        turns = program(start, ops, rng, "{A}", function_share=0)
-        prompts = [p.replace("{A}", "\0").replace("{", "{{").replace("}", "}}").replace("\0", "{A}") for p, _ in turns]
-        inputs, outputs, steps = [], [], []
-        while len(inputs) < 5:
-            value = make_value(start, rng)
-            shown = json.dumps(value)
-            scope = {}
-            exec("\n".join(c for _, c in turns[:-1]).replace("{A}", shown), scope)   # our own code, not a model's
-            values = [scope[code.split(" = ")[0]] for _, code in turns[:-1]]
-            if shown not in [i["A"] for i in inputs]:
-                inputs.append({"A": shown})
-                outputs.append(values[-1])
-                steps.append(values)
-        if len({json.dumps(o) for o in outputs}) < (2 if isinstance(outputs[0], bool) else 4):
-            continue
-        if any(o in ([], "") for o in outputs) or any(values[-1] == values[0] for values in steps):
-            continue
-        if any(before == after for before, after in zip(zip(*steps), list(zip(*steps))[1:])):
-            continue    # an operation that changes nothing in any case could as well be left out
-        wanted[category] -= 1
-        seen.add(names)
-        problems.append(dict(prompts=prompts, inputs=inputs, outputs=outputs, max_gen_length=64, category=category,
-                             name=" ".join(names), description=f"{start}, then {', '.join(names)}.", id=str(len(problems) + 1)))
-    return problems
-
-
-def write(path, rows):
-    """One JSON value a line, under another name until it is whole."""
-    temp = path.with_name(path.name + ".tmp")
-    temp.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    temp.rename(path)
-
-
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
-    p.add_argument("--kind", default="mono", choices=["mono"], help="which corpus (default mono)")
-    p.add_argument("--seed", type=int, default=0, help="of the programs (default 0)")
+    p.add_argument("--kind", default="mono", choices=KINDS, help="which corpus (default mono)")
+    p.add_argument("--seed", type=int, default=0, help="of the documents (default 0)")
     p.add_argument("--n", type=int, default=20, help="how many documents (default 20)")
-    p.add_argument("--out", help="write them here, one JSON string a line, instead of printing them")
-    p.add_argument("--benchmark", action="store_true", help="rewrite mtpb.jsonl beside this file")
+    p.add_argument("--tokenizer", action="store_true", help="learn miniature.tiktoken from the three corpora, and exit")
     args = p.parse_args()
-    if args.benchmark:
-        path = Path(__file__).with_name("mtpb.jsonl")
-        write(path, benchmark())
-        print(f"wrote {path}")
-    elif args.out:
-        write(Path(args.out), documents(args.kind, args.seed, args.n))
+    if args.tokenizer:
+        sys.path.insert(0, str(Path(__file__).parents[1]))
+        from data import train_bpe, write_tiktoken
+        texts = (text for kind in ("nl", "multi", "mono") for text in documents(kind, args.seed, 6000))
+        write_tiktoken(Path(__file__).with_name("miniature.tiktoken"), train_bpe(texts, 1024))
     else:
         sys.stdout.write("\n-----\n".join(documents(args.kind, args.seed, args.n)))
 

@@ -1,52 +1,74 @@
-"""The miniature corpus: deterministic, runnable, varied, and with nothing of the held-out problems in it."""
+"""The miniature: corpora that are deterministic, runnable and free of the held-out problems; a report that is its data."""
 import contextlib
 import io
 import json
+import math
 import re
+import statistics
 import sys
-from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "miniature"))
 import corpus  # noqa: E402
-import solve  # noqa: E402
+import problems  # noqa: E402
+import report  # noqa: E402
+import run  # noqa: E402
 
 from data import MINIATURE, get_tokenizer  # noqa: E402
 
-PROBLEMS = [json.loads(line) for line in (ROOT / "miniature" / "mtpb.jsonl").read_text().splitlines()]
+MTPB = [json.loads(line) for line in (ROOT / "miniature" / "mtpb.jsonl").read_text().splitlines()]
+HUMANEVAL = [json.loads(line) for line in (ROOT / "miniature" / "humaneval.jsonl").read_text().splitlines()]
 
 
 @pytest.fixture(scope="module")
 def whole():
-    """All that the toy model is trained on: (text, operation names)."""
-    return list(corpus.documents_with_ops("mono", MINIATURE["seed"], MINIATURE["n"]))
+    """All that the models are trained on: kind -> [(text, operation names)]."""
+    return {kind: list(corpus.documents_with_ops(kind, MINIATURE["seed"], MINIATURE["n"])) for kind in corpus.KINDS}
 
 
 def test_same_seed_same_corpus(whole):
-    assert list(corpus.documents("mono", MINIATURE["seed"], 300)) == [text for text, _ in whole[:300]]
-    assert list(corpus.documents("mono", 99, 300)) != [text for text, _ in whole[:300]]
+    for kind in corpus.KINDS:
+        assert list(corpus.documents_with_ops(kind, MINIATURE["seed"], 300)) == whole[kind][:300]
+        assert list(corpus.documents_with_ops(kind, 99, 300)) != whole[kind][:300]
 
 
-def test_no_held_out_sequence_occurs_in_the_corpus(whole):
-    """Not by the generator's rule but by looking: no problem's operations are a run of any document's operations."""
+def test_no_problem_occurs_in_any_corpus(whole):
+    """Not by the generator's rule but by looking: no problem's operations are a run of any document's operations, and
+    neither does its text stand anywhere."""
     code = {op[0]: op[3] for op in corpus.OPERATIONS}      # two operations may have one code: sort numbers, sort words
-    wanted = {tuple(code[n] for n in p["name"].split()) for p in PROBLEMS}
-    assert len({p["name"] for p in PROBLEMS}) == len(PROBLEMS) and all(len(w) >= 2 for w in wanted)
-    for _, names in whole:
-        codes = [code[n] for n in names]
-        for i in range(len(codes)):
-            for j in range(i + 2, len(codes) + 1):
-                assert tuple(codes[i:j]) not in wanted
+    wanted = {tuple(code[n] for n in p["name"].split()) for p in MTPB + HUMANEVAL}
+    assert len({p["name"] for p in MTPB + HUMANEVAL}) == len(MTPB + HUMANEVAL) and all(len(w) >= 2 for w in wanted)
+    prompts, solutions = [p["prompt"].splitlines()[1] for p in HUMANEVAL], [p["canonical_solution"] for p in HUMANEVAL]
+    for documents in whole.values():
+        for _, names in documents:
+            codes = [code[n] for n in names]
+            for i in range(len(codes)):
+                for j in range(i + 2, len(codes) + 1):
+                    assert tuple(codes[i:j]) not in wanted
+        text = "\n".join(t for t, _ in documents)
+        assert not [s for s in prompts + solutions if s in text]
     # and yet each single operation of a problem is taught
-    taught = {n for _, names in whole for n in names}
-    assert {n for p in PROBLEMS for n in p["name"].split()} <= taught
+    taught = {n for _, names in whole["mono"] for n in names}
+    assert {n for p in MTPB + HUMANEVAL for n in p["name"].split()} <= taught
+
+
+def test_what_a_document_says_is_what_its_list_of_operations_says(whole):
+    """The test above trusts the lists: the code of each listed operation stands in the text, in this order."""
+    for text, names in whole["mono"][:2000]:
+        place = 0
+        for name in names:
+            code = re.escape(corpus.CODE[name].replace("{{", "{").replace("}}", "}"))
+            found = re.compile(code.replace(r"\{v\}", r"\w+").replace(r"\{k\}", r"\d")).search(text, place)
+            assert found, (name, text)
+            place = found.end()
 
 
 def test_forty_operations_in_three_wordings_each(whole):
-    text = "\n".join(t for t, _ in whole)
+    text = "\n".join(t for t, _ in whole["mono"])
     assert len(corpus.OPERATIONS) >= 40
     for name, _, _, _, *asks in corpus.OPERATIONS:
         assert len(asks) >= 3, name
@@ -55,43 +77,186 @@ def test_forty_operations_in_three_wordings_each(whole):
             assert re.search(words + r"( and |\ as )", text), (name, ask)
 
 
-def test_turns_and_forms(whole):
-    turns = Counter(min(t.count("# "), 7) - t.startswith(corpus.PREFIX) for t, _ in whole)
-    assert set(turns) == {1, 2, 3, 4, 5, 6}
-    assert any('"""' in t for t, _ in whole)
-    single = [t for t, _ in whole if t.removeprefix(corpus.PREFIX).count("\n\n") == 0 and t.count("# ") > 2]
-    assert 0.03 < len(single) / len(whole) < 0.2
+def test_forms_of_mono(whole):
+    """Turn by turn, functions with docstrings, and a few per cent with the whole specification first."""
+    texts = [t.removeprefix(corpus.PREFIX) for t, _ in whole["mono"]]
+    comments = lambda t: [line.startswith("#") for line in t.splitlines()]
+    assert {sum(comments(t)) for t in texts if not t.startswith("def ")} == {2, 3, 4, 5, 6}
+    single = [t for t in texts if sum(comments(t)) > 2 and comments(t) == sorted(comments(t), reverse=True)]
+    assert 0.01 < len(single) / len(texts) < 0.08
+    functions = [t for t in texts if re.match(r'def \w+\(\w+\):\n    """', t)]
+    assert 0.2 < len(functions) / len(texts) < 0.4
+
+
+def test_apart_is_mono_with_the_comments_moved(whole):
+    moved = 0
+    for (mono, names), (apart, same_names) in zip(whole["mono"], whole["apart"]):
+        assert names == same_names and sorted(mono.splitlines()) == sorted(apart.splitlines())
+        lines = [line.startswith("#") for line in apart.removeprefix(corpus.PREFIX).splitlines()]
+        assert lines == sorted(lines, reverse=True)
+        moved += mono != apart
+    assert moved > 0.6 * len(whole["mono"])
+
+
+def test_nl_is_mostly_english_and_multi_has_six_languages(whole):
+    code = sum("=" in t or "def " in t for t, _ in whole["nl"])
+    assert 0.04 < code / len(whole["nl"]) < 0.1
+    languages = [t.split("\n")[0] for t, _ in whole["multi"]]
+    assert set(languages) == {"Python", *corpus.LANGUAGES} and len(set(languages)) == 6
+    assert min(languages.count(language) for language in set(languages)) > 0.08 * len(languages)
 
 
 def test_programs_run(whole):
-    for text, _ in whole[:300]:
+    python = [t for t, _ in whole["mono"][:300] + whole["apart"][:100]]
+    python += [t.removeprefix("Python\n") for t, _ in whole["multi"][:300] if t.startswith("Python\n")]
+    for text in python:
         with contextlib.redirect_stdout(io.StringIO()) as out:
             exec(text, {"__name__": "__main__"})     # our own generator's code
         assert out.getvalue() or "print" not in text
 
 
-def test_problems_are_well_formed():
-    assert len(PROBLEMS) >= 90
-    assert {p["category"] for p in PROBLEMS} == {"string", "array", "math", "dict", "algorithm"}
-    for p in PROBLEMS:
-        assert len(p["prompts"]) >= 3 and len(p["inputs"]) == len(p["outputs"]) == 5
+def test_mtpb_is_well_formed():
+    assert len(MTPB) == 100
+    assert {p["category"] for p in MTPB} == {"string", "array", "math", "dict", "algorithm"}
+    for p in MTPB:
+        assert len(p["prompts"]) >= 3 and len(p["inputs"]) == len(p["outputs"]) == 5 and p["max_gen_length"]
+        assert len({json.dumps(i) for i in p["inputs"]}) == 5
         assert p["prompts"][0].count("{A}") == 1
         for i in p["inputs"]:
             for prompt in p["prompts"]:
                 prompt.format(**i)
-    assert PROBLEMS == json.loads(json.dumps(corpus.benchmark()))      # the file is what the generator makes
 
 
-def test_tokenizer_fits_the_corpus(whole):
+def test_humaneval_is_well_formed():
+    """The solution passes its check, and a body that gives its argument back does not: 50 of 50 and 0 of 50."""
+    assert len(HUMANEVAL) == 50
+    for p in HUMANEVAL:
+        assert p["test"].count("assert candidate(") == 5
+        argument = p["prompt"].split(")")[0].split("(")[1]
+        for body, right in ((p["canonical_solution"], True), (f"\n    return {argument}\n", False)):
+            scope = {}
+            exec(p["prompt"] + body + "\n" + p["test"], scope)
+            with contextlib.nullcontext() if right else pytest.raises(AssertionError):
+                scope["check"](scope[p["entry_point"]])
+
+
+def test_the_files_are_what_the_generator_makes():
+    assert MTPB == json.loads(json.dumps(problems.mtpb())) and HUMANEVAL == json.loads(json.dumps(problems.humaneval()))
+
+
+def test_one_tokenizer_fits_all_corpora(whole):
     tok = get_tokenizer("miniature")
-    assert tok.n_vocab == 512
-    sizes = [len(tok.encode(t)) for t, _ in whole[:500]]
-    assert sum(sizes) / len(sizes) < 170
+    assert tok.n_vocab == 1024
+    for kind, most in (("nl", 60), ("multi", 110), ("mono", 110), ("apart", 110)):
+        sizes = [len(tok.encode(t)) for t, _ in whole[kind][:500]]
+        assert sum(sizes) / len(sizes) < most
+    longest = max(len(tok.encode("".join(f"# {q}\n" for q in p["prompts"]).format(**i))) for p in MTPB for i in p["inputs"])
+    assert longest < 130        # a single-turn conversation fits the context of 256 with its answer
 
 
-def test_a_program_is_judged_by_what_it_prints():
-    start = solve.command()
-    assert solve.printed("import numpy as np\nprint(sorted([3, 1]))", start) == "[1, 3]"
-    assert solve.printed("print(1)\nraise SystemExit(3)", start) != "1"
-    assert solve.printed("print(1)\nx = 1 / 0", start) == "ZeroDivisionError: division by zero"
-    assert solve.printed("while True: pass", start, seconds=1) == "timed out"
+# ------------------------------------------------ pipeline and report -------------------------------------------
+
+def small_job(name, needs, code, out):
+    return run.Job(name, 1, needs, [lambda: [sys.executable, "-c", code]], lambda: {"problems": {"1": [1, 2, -3.0, 4]}})
+
+
+def test_jobs_run_once_in_order_and_a_failed_one_can_be_taken_up(tmp_path):
+    """What a job needs is done before it starts; what results.jsonl holds is not done again; a failure says where to look."""
+    (tmp_path / "results.jsonl").write_text('{"job": "settings"}\n')
+    add = lambda name: f"open({str(tmp_path / 'order')!r}, 'a').write({name!r})"
+    jobs = [small_job("c", ["a", "b"], add("c"), tmp_path), small_job("a", [], add("a"), tmp_path),
+            small_job("b", ["a"], f"import os; os.path.exists({str(tmp_path / 'ready')!r}) or exit(3); {add('b')}", tmp_path)]
+    with pytest.raises(RuntimeError, match=r"b failed \(exit code 3\): see .*b\.log"):
+        run.run_all(jobs, tmp_path)
+    (tmp_path / "ready").touch()
+    run.run_all(jobs, tmp_path)
+    run.run_all(jobs, tmp_path)
+    assert (tmp_path / "order").read_text() == "abc"
+    lines = [json.loads(line) for line in (tmp_path / "results.jsonl").read_text().splitlines()]
+    assert [line["job"] for line in lines] == ["settings", "a", "b", "c"] and lines[1]["problems"] == {"1": [1, 2, -3.0, 4]}
+
+
+@pytest.mark.parametrize("plan", [run.FULL, run.QUICK])
+def test_a_plan_is_whole(plan, tmp_path):
+    """Every job can start at some time, and the jobs are those that the report looks for."""
+    jobs = {job.name: job for job in run.all_jobs(plan, tmp_path)}
+    assert all(set(job.needs) <= set(jobs) for job in jobs.values())
+    (tmp_path / "results.jsonl").write_text(json.dumps(dict(job="settings", machine="", **plan)) + "\n")
+    assert sorted(report.not_measured(report.Results(tmp_path / "results.jsonl"))) == sorted(jobs)
+
+
+def test_samples_and_verdicts_become_counts():
+    samples = [{"id": "7", "completions": f"p{i}", "gold_output": 1} | ({"prompt_logprob": [-2.5, 3]} if i in (0, 2) else {})
+               for i in range(4)]
+    verdicts = [{"passed": i == 2, "result": "passed" if i == 2 else "failed: wrong value" if i else "timed out", "printed": ""}
+                for i in range(4)]
+    assert run.by_problem(samples, verdicts) == {"7": [1, 4, -5.0, 6]}
+    chosen = run.conversations(samples, verdicts)
+    assert {kind: c["program"] for kind, c in chosen.items()} == {"right": "p2", "wrong value": "p1", "error": "p0"}
+    with pytest.raises(ValueError):
+        run.by_problem(samples, verdicts[:3])       # never a verdict for another sample
+
+
+def results_of(rows, sizes=("0.1M", "0.3M")):
+    return [dict(job="settings", machine="", **run.QUICK | dict(sizes=list(sizes))), *rows]
+
+
+def test_verdicts_follow_the_figures(tmp_path):
+    """A clear difference holds, its opposite does not, one inside two standard errors is called that."""
+    assert report.verdict([("a", 0.2, 0.05), ("b", 0.3, 0.1)]) == "**holds**"
+    assert report.verdict([("a", 0.2, 0.05), ("b", -0.3, 0.1), ("c", 0.1, 0.1)]) == (
+        "**holds in part**: holds for a; the opposite for b; within the error for c")
+    assert report.verdict([("a", -0.2, 0.05)]) == "**does not hold at this scale**: the opposite for a"
+    assert report.verdict([]) == report.NOT_MEASURED
+    rates = {"0.1M": [8, 9, 7, 9], "0.3M": [1, 2, 0, 1]}       # the larger one is worse
+    rows = [dict(job=f"mtpb {s} mono multi", seconds=1, problems={str(i): [n, 10, -1.0, 1] for i, n in enumerate(counts)},
+                 conversations={}) for s, counts in rates.items()]
+    (tmp_path / "results.jsonl").write_text("".join(json.dumps(row) + "\n" for row in results_of(rows)))
+    r = report.Results(tmp_path / "results.jsonl")
+    verdicts = {claim: (said, holds) for claim, _, said, holds in report.claims(r)}
+    assert verdicts["MTPB: a larger model solves more"] == (
+        "0.1M → 0.3M: -72.5 ± 2.5", "**does not hold at this scale**: the opposite for 0.1M → 0.3M")
+    assert report.not_monotone(r) == ["MTPB: MONO 0.3M (10.0 %) is below MONO 0.1M (82.5 %)"]
+    assert verdicts["HumanEval: MULTI beats NL"] == (report.NOT_MEASURED,) * 2      # and nothing is made up
+
+
+def test_a_power_law_is_found_again():
+    compute = np.logspace(9, 12, 20)
+    a, b, _, _ = report.power_law(np.r_[compute, 1e10], np.r_[7 * compute ** -0.2, 99.0])      # one far above the frontier
+    assert np.isclose(a, 7) and np.isclose(b, 0.2)
+
+
+COMMITTED = ROOT / "miniature" / "results.jsonl"
+
+
+@pytest.mark.skipif(not COMMITTED.exists(), reason="no full run is committed")
+def test_the_committed_report_is_its_results():
+    r = report.Results(COMMITTED)
+    assert (ROOT / "miniature" / "README.md").read_text() == report.text(r)
+
+
+@pytest.mark.skipif(not COMMITTED.exists(), reason="no full run is committed")
+def test_the_tables_recomputed_from_the_results_another_way():
+    """Table 1 and 3 with plain Python: exact combinatorics for pass@k, no code of the report."""
+    lines = [json.loads(line) for line in COMMITTED.read_text().splitlines()]
+    page = (ROOT / "miniature" / "README.md").read_text()
+    rows = {row.split(" | ")[0].strip("| "): row.strip("| \n").split(" | ")[1:] for row in page.splitlines() if row[:1] == "|"}
+    jobs, sizes = {line["job"]: line for line in lines[1:]}, lines[0]["sizes"]
+    shown = lambda values: f"{100 * statistics.fmean(values):.1f} ± {100 * statistics.stdev(values) / len(values) ** 0.5:.1f}"
+    checked = 0
+    for kind, name in (("nl", "NL"), ("multi", "MULTI"), ("mono", "MONO")):
+        for s, cell in zip(sizes, rows[name]):
+            if line := jobs.get(f"mtpb {s} {kind} multi"):
+                assert cell == shown([passed / n for passed, n, *_ in line["problems"].values()])
+                checked += 1
+        for s, row in zip(sizes, [row for row in rows if re.fullmatch(name + r" [\d.]+M", row)]):
+            for k, cell in zip((1, 10, 100), rows[row]):
+                found = []
+                for t, n in lines[0]["humaneval_n"].items():
+                    if n >= k and (line := jobs.get(f"humaneval {s} {kind} {t}")):
+                        found.append(([1 - math.comb(n - c, k) / math.comb(n, k) for c, n, *_ in line["problems"].values()], t))
+                if found:
+                    values, t = max(found, key=lambda f: statistics.fmean(f[0]))
+                    assert cell == f"{shown(values)} (t {t})"
+                    checked += 1
+    assert checked > 20

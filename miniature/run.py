@@ -1,0 +1,229 @@
+"""The paper in miniature: train a family of models, sample and score both benchmarks, write the report.
+
+    python miniature/run.py             four sizes; work in out-miniature/, report in miniature/
+    python miniature/run.py --quick     two sizes, fewer steps, samples and problems; work and report in out-quick/
+
+Each job is one of the project's own commands in a process of its own, on a core of its own: models this small gain nothing
+from a second one. A finished job is a line of results.jsonl, so the same command goes on where an interrupted one was.
+"""
+import argparse
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import time
+from collections import namedtuple
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from pathlib import Path
+
+from tqdm import tqdm
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parent
+sys.path.insert(0, str(ROOT))
+
+from data import CORES, cli, one_line_errors  # noqa: E402
+
+PARENT = {"nl": None, "multi": "nl", "mono": "multi", "apart": "multi"}      # whose weights each corpus starts from
+TOKENS = 2048               # a step: half of train.py's default, so that few tokens still make enough steps
+
+# Steps on each corpus, and on mono and apart for a size that those are too few for; of MTPB samples a case and problems; of
+# HumanEval samples a problem at each temperature and problems.
+FULL = dict(sizes=["0.1M", "0.3M", "toy", "3M"], steps=dict(nl=120, multi=200, mono=700, apart=700), longer={"3M": 1000},
+            mtpb_n=1, mtpb_limit=100, humaneval_n={"0.2": 10, "0.8": 100}, humaneval_limit=30, quick=False)
+QUICK = dict(sizes=["0.1M", "0.3M"], steps=dict(nl=50, multi=80, mono=250, apart=250), longer={},
+             mtpb_n=1, mtpb_limit=20, humaneval_n={"0.2": 5, "0.8": 100}, humaneval_limit=10, quick=True)
+
+# What a job costs, roughly, in seconds of one quiet core; only the ratios matter, for the order and the time left.
+STEP = {"0.1M": 0.06, "0.3M": 0.14, "toy": 0.42, "3M": 0.95}
+Job = namedtuple("Job", "name cost needs commands collect")     # collect: out folder -> what is kept of the job's results
+
+
+# ----------------------------------------------------- the jobs ------------------------------------------------
+
+def python(script, *args):
+    return [sys.executable, str(ROOT / script), *map(str, args)]
+
+
+def steps_of(plan, size, kind):
+    return plan["longer"].get(size, plan["steps"][kind]) if kind in ("mono", "apart") else plan["steps"][kind]
+
+
+def train_job(size, kind, plan, out):
+    folder = out / f"{size}-{kind}"
+    start, steps = out / f"{size}-{PARENT[kind]}" if PARENT[kind] else "scratch", steps_of(plan, size, kind)
+    command = lambda: python(
+        "train.py", "--model", size, "--data", f"miniature:{kind}", "--out_dir", folder, "--steps", steps,
+        "--init_from", "resume" if list(folder.glob("step_*")) else start, "--batch_size", TOKENS // 256,
+        "--warmup_steps", 30, "--eval_every", 25, "--save_every", 100, "--keep", 1, "--no-benchmark")
+
+    def collect():
+        rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        newest = max(folder.glob("step_*"), key=lambda p: p.name)
+        return dict(model=json.loads((newest / "config.json").read_text())["model"], tokens_per_step=TOKENS,
+                    curve=[[r["step"], round(r["loss"], 4), round(r["val_loss"], 4)] for r in rows if "val_loss" in r])
+
+    return Job(f"train {size} {kind}", steps * STEP[size],
+               [f"train {size} {PARENT[kind]}"] if PARENT[kind] else [], [command], collect)
+
+
+def sample_job(name, size, kind, out, cost, script, problems, *flags):
+    """generate, then score: samples lie in a file of the out folder, what comes out of them goes into the results."""
+    file = out / f"{name.replace(' ', '-')}.jsonl"
+    generate = lambda: python(script, "generate", "--ckpt", out / f"{size}-{kind}", "--out", file, "--problems", problems,
+                              "--top_p", 0.95, "--batch_size", 100, *flags)
+    score = lambda: python(script, "score", file, "--problems", problems)
+
+    def collect():
+        samples = [json.loads(line) for line in file.read_text().splitlines()]
+        verdicts = [json.loads(line) for line in file.with_name(file.stem + "_results.jsonl").read_text().splitlines()]
+        more = dict(conversations=conversations(samples, verdicts)) if script == "mtpb.py" else {}
+        return dict(problems=by_problem(samples, verdicts)) | more
+
+    return Job(name, cost, [f"train {size} {kind}"], [generate, score], collect)
+
+
+def by_problem(samples, verdicts):
+    """{id: [programs that pass, programs, sum of log p of its prompts, tokens of them]}, over cases and samples."""
+    problems = {}
+    for s, v in zip(samples, verdicts, strict=True):
+        p = problems.setdefault(s.get("task_id", s.get("id")), [0, 0, 0.0, 0])
+        p[0] += v["passed"]
+        p[1] += 1
+        if s.get("prompt_logprob"):
+            p[2] = round(p[2] + s["prompt_logprob"][0], 3)
+            p[3] += s["prompt_logprob"][1]
+    return problems
+
+
+def conversations(samples, verdicts):
+    """Three to read: the first that is right, the first with a wrong value, the first that failed otherwise."""
+    found = {}
+    for s, v in zip(samples, verdicts):
+        kind = "right" if v["passed"] else "wrong value" if v["result"] == "failed: wrong value" else "error"
+        found.setdefault(kind, dict(program=s["completions"], expected=s["gold_output"], printed=v["printed"],
+                                    result=v["result"], id=s["id"]))
+    return found
+
+
+def all_jobs(plan, out):
+    """Every job of a plan; where several could start, the one that stands first does."""
+    trains, samples = [], []
+    for size in reversed(plan["sizes"]):            # the largest size is the longest chain: it must never wait
+        trains += [train_job(size, kind, plan, out) for kind in PARENT]
+        for kind in ("mono", "multi", "nl", "apart"):
+            for mode in ("multi", "single") if kind in ("mono", "apart") else ("multi",):
+                cost = (20 + 60 * STEP[size]) * plan["mtpb_n"] * plan["mtpb_limit"] / 100
+                samples.append(sample_job(
+                    f"mtpb {size} {kind} {mode}", size, kind, out, cost, "mtpb.py", HERE / "mtpb.jsonl", "--limit",
+                    plan["mtpb_limit"], "--mode", mode, "--n", plan["mtpb_n"], "--temperature", 0.2))
+            for temperature, n in plan["humaneval_n"].items() if kind != "apart" else ():
+                cost = (20 + 120 * STEP[size]) * n * plan["humaneval_limit"] / 5000
+                samples.append(sample_job(
+                    f"humaneval {size} {kind} {temperature}", size, kind, out, cost, "humaneval.py", HERE / "humaneval.jsonl",
+                    "--limit", plan["humaneval_limit"], "--n", n, "--temperature", temperature, "--max_new_tokens", 64))
+    return trains + samples
+
+
+# -------------------------------------------------- running them -----------------------------------------------
+
+def run_job(job, out, running):
+    """Run a job's commands, their output in a log of their own -> its line of results. RuntimeError says which failed."""
+    log, begin, cpu = out / f"{job.name.replace(' ', '-')}.log", time.perf_counter(), 0.0
+    # Compiled programs are kept: the many samplers of one size compile once.
+    env = os.environ | {"JAX_PLATFORMS": "cpu", "JAX_COMPILATION_CACHE_DIR": str(out / "compiled"),
+                        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2"}
+    for command in job.commands:
+        with open(log, "ab") as file:
+            # A session of its own: Ctrl-C reaches it once, by way of run_all. A second signal would end it without saving.
+            process = running[job.name] = subprocess.Popen(command(), stdout=file, stderr=file, stdin=subprocess.DEVNULL,
+                                                           env=env, start_new_session=True)
+            _, status, usage = os.wait4(process.pid, 0)
+        code = process.returncode = os.waitstatus_to_exitcode(status)
+        cpu += usage.ru_utime + usage.ru_stime
+        del running[job.name]
+        if code:
+            raise RuntimeError(f"{job.name} failed (exit code {code}): see {log}. The same command goes on from here")
+    # The CPU's time as well as the clock's: it says what a quiet machine would need.
+    return dict(job=job.name, seconds=round(time.perf_counter() - begin), cpu_seconds=round(cpu), **job.collect())
+
+
+def run_all(jobs, out):
+    """Run what results.jsonl does not hold yet, on all cores, each job when what it needs is there."""
+    results = out / "results.jsonl"
+    done = {json.loads(line)["job"] for line in results.read_text().splitlines()}
+    todo = [job for job in jobs if job.name not in done]
+    cores, running, futures = list(range(CORES)), {}, set()
+    if hasattr(os, "sched_getaffinity"):
+        cores = sorted(os.sched_getaffinity(0))
+    workers = len(cores)
+
+    def pin():          # on Linux the call is for this thread, and the processes that it starts inherit it
+        if hasattr(os, "sched_setaffinity"):
+            os.sched_setaffinity(0, {cores.pop()})
+
+    cost = {job.name: job.cost for job in jobs}
+    bar = tqdm(total=sum(cost.values()), initial=sum(cost[name] for name in done & set(cost)), dynamic_ncols=True,
+               bar_format="{percentage:3.0f} % |{bar}| {elapsed} gone, about {remaining} left · {postfix}")
+    with ThreadPoolExecutor(workers, initializer=pin) as pool:
+        try:
+            while todo or futures:
+                for job in [j for j in todo if done.issuperset(j.needs)][:workers - len(futures)]:
+                    todo.remove(job)
+                    futures.add(pool.submit(run_job, job, out, running))
+                bar.set_postfix_str(", ".join(sorted(running)))
+                finished, futures = wait(futures, timeout=5, return_when=FIRST_COMPLETED)
+                for future in finished:
+                    line = future.result()
+                    with open(results, "a") as file:
+                        file.write(json.dumps(line) + "\n")
+                    done.add(line["job"])
+                    bar.write(f"{line['job']:28} {line['seconds']:5} s   {summary(line)}")
+                    bar.update(cost[line["job"]])
+        finally:            # an error or Ctrl-C: the others save what they have and end too
+            for process in list(running.values()):
+                process.terminate()
+    bar.close()
+
+
+def summary(line):
+    """One job in a few words."""
+    if "curve" in line:
+        return f"val_loss {line['curve'][-1][2]:.3f}"
+    rates = [passed / programs for passed, programs, *_ in line["problems"].values()]
+    return f"{100 * sum(rates) / len(rates):.1f} % of the programs pass"
+
+
+def main():
+    p = one_line_errors(argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False))
+    p.add_argument("--quick", action="store_true", help="two sizes in ten minutes instead of four in at most ninety")
+    args = p.parse_args()
+    plan = QUICK if args.quick else FULL
+    out = ROOT / ("out-quick" if args.quick else "out-miniature")
+    out.mkdir(exist_ok=True)
+    results = out / "results.jsonl"
+    settings = dict(job="settings", **plan)
+    if not results.exists():
+        machine = f"{CORES} cores, {platform.system()}, Python {platform.python_version()}"
+        results.write_text(json.dumps(settings | dict(machine=machine)) + "\n")
+    held = json.loads(results.read_text().splitlines()[0])
+    if {key: held.get(key) for key in settings} != settings:
+        raise ValueError(f"{results} comes from another plan: move {out} away to start anew")
+    print(f"the paper in miniature: {len(plan['sizes'])} sizes, work in {out.name}/", flush=True)
+    jobs = all_jobs(plan, out)
+    try:
+        run_all(jobs, out)
+    except RuntimeError as error:
+        raise ValueError(str(error)) from None
+    to = out if args.quick else HERE
+    if to != out:
+        shutil.copyfile(results, to / "results.jsonl")
+    subprocess.run([sys.executable, HERE / "report.py", to], check=True)
+    print(f"the report is {to.relative_to(ROOT) / 'README.md'}")
+
+
+if __name__ == "__main__":
+    cli(main)
