@@ -395,7 +395,8 @@ def test_two_processes(tmp_path, tiny_data):
     running(lead, 32)
     other.kill()
     _, errors = lead.communicate(timeout=60)
-    assert lead.returncode != 0 and "another process has ended" in errors, errors
+    # Ours when a collective fails first, JAX's own when the heartbeats are missed first.
+    assert lead.returncode != 0 and re.search("another (process has ended|task died)", errors), errors
     other.communicate()
     at = int(tpu_mesh.checkpoints(two)[-1].name[5:])
     assert at >= 20
@@ -403,7 +404,7 @@ def test_two_processes(tmp_path, tiny_data):
     running(lead, at + 22)
     other.send_signal(signal.SIGTERM)
     for p in (lead, other):
-        assert p.wait(timeout=60) == 128 + signal.SIGTERM, p.stderr.read()
+        assert p.wait(timeout=120) == 128 + signal.SIGTERM, p.stderr.read()
     end = int(tpu_mesh.checkpoints(two)[-1].name[5:])
     assert end == len(losses(two))
 
