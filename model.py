@@ -164,18 +164,20 @@ def layer_norm(x, scale, bias):
 def rotary(x, positions, rotary_dim: int):
     """Rotate the pairs (0,1), (2,3), ... of the first R dims by position x 10000^(-2i/R); the other dims pass through.
 
+        (a, b) -> (a cos - b sin, b cos + a sin)  =  (a, b) cos + (-b, a) sin
+
     The score of a rotated q and k depends only on how far apart they are. x: (B, H, T, K), positions: (B or 1, T).
-    The angles are float32: in bf16 position 257 would be rounded to 256.
+    (-b, a) is a product with a constant matrix, exact, because taking every other number of a row and putting pairs back
+    together is slow on each kind of machine. The angles are float32: in bf16 position 257 would be rounded to 256.
     """
-    if rotary_dim == 0:
+    K, R = x.shape[-1], rotary_dim
+    if R == 0:
         return x
-    speed = 10000 ** (-jnp.arange(0, rotary_dim, 2, dtype=jnp.float32) / rotary_dim)     # (R/2,)
-    angle = positions[:, None, :, None].astype(jnp.float32) * speed                       # (B, 1, T, R/2)
-    sin, cos = jnp.sin(angle), jnp.cos(angle)
-    even, odd = x[..., :rotary_dim:2], x[..., 1:rotary_dim:2]
-    turned = jnp.stack([even * cos - odd * sin, odd * cos + even * sin], -1)              # (B, H, T, R/2, 2)
-    turned = turned.reshape(*x.shape[:-1], rotary_dim).astype(x.dtype)
-    return jnp.concatenate([turned, x[..., rotary_dim:]], -1)
+    speed = 10000 ** (-(np.arange(K) // 2 * 2) / R) * (np.arange(K) < R)                  # (K,), 0 for the others
+    angle = positions[:, None, :, None].astype(jnp.float32) * speed.astype(np.float32)    # (B, 1, T, K)
+    cross = np.kron(np.eye(K // 2 + 1), [[0, 1], [-1, 0]])[:K, :K] * (np.arange(K) < R)   # (K, K)
+    crossed = jnp.matmul(x, cross.astype(x.dtype), precision="highest")
+    return (x * jnp.cos(angle) + crossed * jnp.sin(angle)).astype(x.dtype)
 
 
 QUERIES = 64    # rows of the score matrix that the plain form makes at a time
@@ -282,7 +284,7 @@ def block(x, w, config: Config, tp=(), fsdp=(), positions=None, cache=None):
     h = h.reshape(B * T, D)    # plain matrix products: on a CPU half the time of the same ones with B and T apart
 
     qkv = h @ w_qkv.reshape(D, -1)                                       # (B T, 3 H K)
-    q, k, v = qkv.reshape(B, T, *w_qkv.shape[1:]).transpose(2, 0, 3, 1, 4)    # (B, H, T, K) each
+    q, k, v = (x.reshape(B, T, *w_qkv.shape[2:]).swapaxes(1, 2) for x in jnp.split(qkv, 3, 1))    # (B, H, T, K) each
     if cache is None:
         here = jnp.arange(T)[None]                                       # (1, T)
         q, k = rotary(q, here, config.rotary_dim), rotary(k, here, config.rotary_dim)

@@ -97,8 +97,8 @@ def sum_grads(params, tokens, loss):
     def body(total, micro):
         return jax.tree.map(jnp.add, total, grad(params, micro)), None
 
-    first = grad(params, tokens[0])
-    return lax.scan(body, first, tokens[1:])[0]
+    zeros = jax.tree.map(lambda x: vary(jnp.zeros(x.shape, x.dtype), varying(x)), jax.eval_shape(grad, params, tokens[0]))
+    return lax.scan(body, zeros, tokens)[0]
 
 
 def train_step(state, tokens, *, config, hyper, n_tokens, dp=(), fsdp=(), tp=()):
@@ -375,7 +375,8 @@ def parse_args(argv=None):
     for f in dataclasses.fields(Hyper):
         if f.name != "remat":
             p.add_argument(f"--{f.name}", type=f.type, help="default: the preset's" if f.name in
-                           ("batch_size", "lr_max", "lr_end", "warmup_steps", "anneal_steps") else f"default {f.default}")
+                           ("batch_size", "lr_max", "lr_end", "warmup_steps", "anneal_steps") else f"default {f.default}"
+                           + ", on a CPU as many as keep a layer in the cache" * (f.name == "grad_accum"))
     p.add_argument("--remat", action=argparse.BooleanOptionalAction,
                    help="recompute each layer in the backward pass (default: from n_embd 1024 on)")
     for axis, what in (("dp", "copies of the model"), ("fsdp", "chips that share the parameters"),
@@ -407,10 +408,22 @@ def settle(args, platform, data=None, meta=None):
     tokens, steps, *schedule = RECIPES[args.model]
     hyper = Hyper(max(1, tokens // config.block_size), *[Hyper.grad_accum], *schedule, remat=config.n_embd >= 1024)
     given = {f.name: getattr(args, f.name) for f in dataclasses.fields(Hyper) if getattr(args, f.name) is not None}
+    if platform == "cpu" and "grad_accum" not in given:
+        given["grad_accum"] = micro_batches(config, given.get("batch_size", hyper.batch_size) // (args.dp * args.fsdp))
     steps = steps if args.steps is None else args.steps
     if args.steps is not None and args.anneal_steps is None:      # a shorter run still anneals to its end
         given["anneal_steps"] = max(1, steps - given.get("warmup_steps", hyper.warmup_steps))
     return config, dataclasses.replace(hyper, **given), steps
+
+
+CACHE = 2 ** 21     # bytes of the widest activation of a micro-batch, (b, T, F) float32, that a CPU's cache keeps well
+
+
+def micro_batches(config, batch):
+    """How often a CPU had better split the `batch` sequences of a step: then its cache holds what a layer writes. The same
+    sums in another order, 1.3 times faster (2 cores, toy)."""
+    size = max(1, CACHE // (4 * config.block_size * 4 * config.n_embd))
+    return next((batch // b for b in range(size, 0, -1) if batch % b == 0), 1)
 
 
 def fit_to_data(args, config, given, data, meta):

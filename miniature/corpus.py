@@ -187,6 +187,9 @@ def assign(kind, o, rng, value=""):
     return rng.choice(ASSIGN[kind]).replace("{x}", x).replace("{o}", o) + ".", x
 
 
+COPIED = ["nums", "int"] + 2 * ["words", "text", "dict"]     # words, of several tokens each, are the hardest to copy
+
+
 def assignments(rng, kinds):
     """Some values, one after the other, and no operation -> [(prompt, type, variable, value), ...].
 
@@ -240,9 +243,9 @@ def function(start, ops, rng):
 def mono(rng, apart=False):
     """One document of Python -> (text, names of its operations, in order), or None where a sequence is held out."""
     form, ops = rng.random(), []
-    if form < 0.2:
-        text = render([(prompt, f"{o} = {x}") for prompt, _, o, x in assignments(rng, list(NAMES))], rng, apart)
-    elif form < 0.5:
+    if form < 0.25:
+        text = render([(prompt, f"{o} = {x}") for prompt, _, o, x in assignments(rng, COPIED)], rng, apart)
+    elif form < 0.53:
         start, ops = walk(rng, rng.choice([1, 1, 2, 2, 2, 3]))
         head, body = function(start, ops, rng)
         name = head[4:head.index("(")]

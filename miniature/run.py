@@ -31,7 +31,7 @@ TOKENS = 2048               # a step: half of train.py's default, so that few to
 
 # Steps on each corpus, and on mono and apart for a size that those are too few for; of MTPB samples a case and problems; of
 # HumanEval samples a problem at each temperature and problems.
-FULL = dict(sizes=["0.1M", "0.3M", "toy", "3M"], steps=dict(nl=120, multi=200, mono=700, apart=700), longer={"3M": 1000},
+FULL = dict(sizes=["0.1M", "0.3M", "toy", "3M"], steps=dict(nl=120, multi=300, mono=700, apart=700), longer={"3M": 1300},
             mtpb_n=1, mtpb_limit=100, humaneval_n={"0.2": 10, "0.8": 100}, humaneval_limit=30, quick=False)
 QUICK = dict(sizes=["0.1M", "0.3M"], steps=dict(nl=50, multi=80, mono=250, apart=250), longer={},
              mtpb_n=1, mtpb_limit=20, humaneval_n={"0.2": 5, "0.8": 100}, humaneval_limit=10, quick=True)
