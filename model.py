@@ -321,6 +321,29 @@ def embed(wte, ids, dtype, tp=()):
     return lax.psum(x, tp).astype(dtype)
 
 
+def unstack(params):
+    """Give every layer arrays of its own, in place and one stack at a time, and return params: for sampling on a CPU, where
+    XLA copies a layer that it takes out of a stack, and a token that reads all weights once takes twice the time."""
+    for name in LAYER:
+        params[name] = tuple(params[name])
+    return params
+
+
+def over_layers(layer, x, each, n_layer: int):
+    """x through layer(x, each[i]) -> (x, out) for i = 0 ... L-1. Returns (x, what came out, put together like `each`).
+
+    each: a tree of arrays (L, ...), and one compiled layer is run L times; or of tuples of L arrays (unstack), and the program
+    has L layers. XLA's CPU backend is 1.5 times faster on a few layers when the loop is unrolled."""
+    if isinstance(each["qkv_proj"], tuple):
+        outs = []
+        for i in range(n_layer):
+            x, out = layer(x, {n: w[i] for n, w in each.items()})
+            outs.append(out)
+        return x, out and {n: tuple(o[n] for o in outs) for n in out}
+    unroll = n_layer if tpu_mesh.platform() == "cpu" and n_layer <= 8 else 1
+    return lax.scan(layer, x, each, unroll=unroll)
+
+
 def transformer(params, ids, config: Config, tp=(), fsdp=(), remat=False):
     """ids: (B, T) -> logits (B, T, V) float32, of the vocabulary rows of this tp rank."""
     dtype = jnp.dtype(config.dtype)
@@ -328,9 +351,7 @@ def transformer(params, ids, config: Config, tp=(), fsdp=(), remat=False):
     layer = lambda x, w: block(x, w, config, tp, fsdp)
     if remat:   # keep only each layer's input; the backward pass gathers the weights and runs the layer again
         layer = jax.checkpoint(layer, prevent_cse=False)
-    # One compiled layer run L times. XLA's CPU backend is 1.5 times faster on a few layers when they are unrolled.
-    unroll = config.n_layer if tpu_mesh.platform() == "cpu" and config.n_layer <= 8 else 1
-    x, _ = lax.scan(lambda x, w: (layer(x, w)[0], None), x, {n: params[n] for n in LAYER}, unroll=unroll)
+    x, _ = over_layers(lambda x, w: (layer(x, w)[0], None), x, {n: params[n] for n in LAYER}, config.n_layer)
     return head(params, x, tp, fsdp)
 
 
@@ -377,10 +398,12 @@ def loss_fn(params, tokens, config: Config, n_tokens=None, z_loss=1e-4, tp=(), f
 
 # --------------------------------------------------- the KV cache -------------------------------------------------
 
-def init_cache(config: Config, batch: int, size: int = 0):
-    """Zeros for the keys and values of `size` tokens (block_size by default): two arrays (L, B, H, S, K)."""
-    shape = (config.n_layer, batch, config.n_head, size or config.block_size, config.head_dim)
-    return jnp.zeros(shape, config.dtype), jnp.zeros(shape, config.dtype)
+def init_cache(config: Config, batch: int, size: int = 0, unstacked=False):
+    """Zeros for the keys and values of `size` tokens (block_size by default): dict(k, v), each (L, B, H, S, K), or a tuple of L
+    arrays (B, H, S, K) for weights that are unstacked."""
+    L, *shape = config.n_layer, batch, config.n_head, size or config.block_size, config.head_dim
+    zeros = lambda: jnp.zeros(shape, config.dtype)
+    return {n: tuple(zeros() for _ in range(L)) if unstacked else jnp.zeros((L, *shape), config.dtype) for n in "kv"}
 
 
 def forward_cached(params, ids, cache, lengths, config: Config):
@@ -392,11 +415,11 @@ def forward_cached(params, ids, cache, lengths, config: Config):
     positions = lengths[:, None] + jnp.arange(ids.shape[1])              # (B, T)
     x = embed(params["wte"], ids, jnp.dtype(config.dtype))
 
-    def layer(x, scanned):
-        w, kv = scanned
-        return block(x, w, config, positions=positions, cache=kv)
+    def layer(x, w):
+        x, kv = block(x, w, config, positions=positions, cache=(w["k"], w["v"]))
+        return x, dict(zip("kv", kv))
 
-    return lax.scan(layer, x, ({n: params[n] for n in LAYER}, cache))
+    return over_layers(layer, x, {n: params[n] for n in LAYER} | cache, config.n_layer)
 
 
 # ------------------------------------------- released weights, in and out -----------------------------------------

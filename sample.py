@@ -20,7 +20,7 @@ from jax import lax
 
 import tpu_mesh
 from data import cli, get_tokenizer, one_line_errors
-from model import CONFIGS, Config, forward_cached, head, init_cache, load_params, num_params, read_meta, transformer
+from model import CONFIGS, Config, forward_cached, head, init_cache, load_params, num_params, read_meta, transformer, unstack
 
 # ------------------------------------------------- where a text ends ---------------------------------------------
 # The stop rules, all of them. Each is text -> the part that counts, and what it cuts once it cuts for good: sampling
@@ -132,9 +132,19 @@ def decode(params, cache, logits, lengths, done, budget, seed, sample_ids, tempe
     return out, cache, logits, lengths, done, budget
 
 
-def bucket(n: int) -> int:
-    """Round up to a power of two, at least 16: few prompt lengths, so few compilations."""
-    return max(16, 1 << (n - 1).bit_length())
+def bucket(n: int, least=16) -> int:
+    """Round up to a power of two: few prompt lengths and cache sizes, so few compilations."""
+    return max(least, 1 << (n - 1).bit_length())
+
+
+@partial(jax.jit, static_argnames="size")
+def grow(cache, size: int):
+    """Room for `size` tokens instead of S. Every token reads the whole cache, so it is kept no longer than rows need."""
+    longer = lambda x: jnp.pad(x, [(0, 0)] * (x.ndim - 2) + [(0, size - x.shape[-2]), (0, 0)])     # (..., S, K)
+    return jax.tree.map(longer, cache)
+
+
+LEAST = 256     # tokens that a cache has room for at first; it doubles when a row may need more
 
 
 class Chat:
@@ -154,7 +164,8 @@ class Chat:
         self.sample_ids = jnp.asarray(range(rows) if sample_ids is None else list(sample_ids), jnp.int32)
         self.texts = [""] * rows
         self.held = [[] for _ in range(rows)]      # the tokens whose keys and values the cache holds
-        self.cache = init_cache(config, rows)
+        self.room = min(config.block_size, LEAST)  # tokens that the cache can hold
+        self.cache = init_cache(config, rows, self.room, unstacked=isinstance(params["qkv_proj"], tuple))
         self.tokens_run = 0                        # how many tokens went through the model, padding not counted
         self.dropped = [0] * rows                  # tokens of the history that no longer fit the context
 
@@ -189,6 +200,10 @@ class Chat:
             self.held[b] = ids
             budget[b] = min(budget[b], self.config.block_size - len(ids))
 
+        need = max(len(ids) + int(n) for ids, n in zip(self.held, budget))
+        need = min(self.config.block_size, bucket(need, LEAST))
+        if need > self.room:
+            self.cache, self.room = grow(self.cache, need), need
         width = bucket(max(map(len, new)))
         padded = np.zeros((len(new), width), np.int32)
         for row, ids in zip(padded, new):
@@ -288,7 +303,8 @@ def load(ckpt, dtype=None):
     config = Config(**meta["model"])
     if dtype:
         config = dataclasses.replace(config, dtype=dtype)
-    return config, load_params(folder, config, dtype=dtype or "float32"), get_tokenizer(meta["tokenizer"])
+    params = load_params(folder, config, dtype=dtype or "float32")
+    return config, unstack(params) if jax.default_backend() == "cpu" else params, get_tokenizer(meta["tokenizer"])
 
 
 # ---------------------------------------------------- the session ------------------------------------------------

@@ -123,14 +123,17 @@ def test_remat_changes_nothing():
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), grad(False), grad(True))
 
 
-def test_cached_decoding_equals_the_full_pass():
+@pytest.mark.parametrize("unstacked", [False, True])
+def test_cached_decoding_equals_the_full_pass(unstacked):
     """Rows of different length in one batch, several tokens and then one at a time, give each row's full-pass logits."""
     params = random_params(SMALL)
+    if unstacked:
+        params = model.unstack(params)
     ids = jax.random.randint(jax.random.key(1), (3, 40), 0, 32)
     want = forward(params, ids, SMALL)
     first = np.array([5, 17, 30])
     prompt = jnp.where(jnp.arange(30) < first[:, None], ids[:, :30], 7)              # 7s are padding
-    cache, lengths = init_cache(SMALL, 3), jnp.zeros(3, int)
+    cache, lengths = init_cache(SMALL, 3, unstacked=unstacked), jnp.zeros(3, int)
     step = jax.jit(partial(forward_cached, config=SMALL))
     x, cache = step(params, prompt, cache, lengths)
     logits = head(params, x)

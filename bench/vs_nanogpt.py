@@ -1,0 +1,109 @@
+"""Training on this CPU: tokens a second beside a GPT of the same shape in PyTorch, as nanoGPT writes one.
+
+    pip install torch==2.13.0 && python bench/vs_nanogpt.py
+
+The peer has what is fastest there: one LayerNorm a layer as ours, learned positions instead of rotary ones, PyTorch's own
+attention, the fused AdamW, with and without torch.compile; the better one counts."""
+import argparse
+import time
+from statistics import median
+
+from versus import CORES, machine, matrix_peak, report, serve, versus
+
+#          layers, heads, width, sequences a step
+SHAPES = {"toy": (4, 4, 128, 16), "6x384": (6, 6, 384, 12)}
+T, V, STEPS = 256, 1024, 3
+
+
+def ours(shape):
+    import jax
+    import numpy as np
+
+    import train
+    from model import Config
+    from tpu_mesh import make_mesh
+    layers, heads, width, batch = SHAPES[shape]
+    config = Config(n_layer=layers, n_head=heads, n_embd=width, rotary_dim=16, block_size=T, vocab_size=V)
+    hyper = train.Hyper(batch_size=batch, grad_accum=train.micro_batches(config, batch))
+    step, state = train.make_train_step(config, hyper, make_mesh()), train.init_state(0, config, make_mesh())
+    tokens = jax.device_put(np.random.default_rng(0).integers(0, V, (batch, T + 1)).astype(np.int32))
+
+    def measure():
+        nonlocal state
+        start = time.perf_counter()
+        for _ in range(STEPS):
+            state, metrics = step(state, tokens)
+        float(metrics["loss"])
+        return batch * T * STEPS / (time.perf_counter() - start)
+    return measure
+
+
+def torch_gpt(shape, compiled):
+    import torch
+    from torch import nn
+    from torch.nn import functional as F
+    torch.set_num_threads(CORES)
+    layers, heads, width, batch = SHAPES[shape]
+
+    class Block(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.ln, self.qkv = nn.LayerNorm(width), nn.Linear(width, 3 * width, bias=False)
+            self.out = nn.Linear(width, width, bias=False)
+            self.up, self.down = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
+
+        def forward(self, x):
+            h = self.ln(x)
+            q, k, v = (y.view(batch, T, heads, -1).transpose(1, 2) for y in self.qkv(h).split(width, 2))
+            a = F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).reshape(batch, T, width)
+            return x + self.out(a) + self.down(F.gelu(self.up(h), approximate="tanh"))
+
+    class GPT(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.token, self.place = nn.Embedding(V, width), nn.Embedding(T, width)
+            self.layers = nn.Sequential(*[Block() for _ in range(layers)])
+            self.ln, self.head = nn.LayerNorm(width), nn.Linear(width, V)
+
+        def forward(self, x, y):
+            logits = self.head(self.ln(self.layers(self.token(x) + self.place.weight)))
+            return F.cross_entropy(logits.view(-1, V), y.view(-1))
+
+    gpt = GPT()
+    optimizer = torch.optim.AdamW(gpt.parameters(), lr=1e-3, fused=True)
+    run = torch.compile(gpt) if compiled else gpt
+    x, y = torch.randint(0, V, (2, batch, T))
+
+    def measure():
+        start = time.perf_counter()
+        for _ in range(STEPS):
+            loss = run(x, y)
+            loss.backward()
+            nn.utils.clip_grad_norm_(gpt.parameters(), 1.0)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        loss.item()
+        return batch * T * STEPS / (time.perf_counter() - start)
+    return measure
+
+
+def main():
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("--rounds", type=int, default=15, help="measurements of each side (default 15)")
+    p.add_argument("--side", help=argparse.SUPPRESS)
+    p.add_argument("--shape", help=argparse.SUPPRESS)
+    args = p.parse_args()
+    if args.side:
+        return serve({"ours": lambda: ours(args.shape), "torch": lambda: torch_gpt(args.shape, False),
+                      "torch.compile": lambda: torch_gpt(args.shape, True), "peak": lambda: matrix_peak}[args.side]())
+    from model import Config, flops_per_token
+    machine("jax", "torch")
+    for shape, (layers, heads, width, _) in SHAPES.items():
+        figures = versus(__file__, shape, ["ours", "torch", "torch.compile", "peak"], args.rounds)
+        flops = flops_per_token(Config(n_layer=layers, n_head=heads, n_embd=width, rotary_dim=16, block_size=T, vocab_size=V))
+        share = median(flops * r / 1e9 / peak for r, peak in zip(figures["ours"], figures["peak"]))
+        report("train", "tokens/s", shape, figures, f"· {share:.0%} of {median(figures['peak']):.0f} GFLOP/s ")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,94 @@
+"""Sampling on this CPU: tokens a second beside transformers' CodeGen, the same random weights on both sides.
+
+    pip install torch==2.13.0 && pip install transformers safetensors && python bench/vs_transformers.py
+
+Both draw with top_p 0.95 at temperature 0.8 and stop at the same number of new tokens."""
+import argparse
+import shutil
+import tempfile
+import time
+from pathlib import Path
+
+from versus import CORES, machine, report, serve, versus
+
+#           preset, rows, new tokens
+SHAPES = {"toy x 1": ("toy", 1, 128), "toy x 64": ("toy", 64, 128), "350M x 1": ("350M", 1, 24), "350M x 8": ("350M", 8, 24)}
+PROMPT = 16     # tokens
+
+
+def folder(preset):
+    return Path(tempfile.gettempdir()) / f"codegen-bench-{preset}"
+
+
+def write_models():
+    """Random weights of both presets in Hugging Face's layout, written and read by the project's own export."""
+    import jax
+
+    from data import get_tokenizer
+    from model import CONFIGS, export_hf, init_params
+    for preset, tokenizer in ("toy", "bytes"), ("350M", "codegen"):
+        if not folder(preset).exists():
+            config = CONFIGS[preset]
+            export_hf(init_params(jax.random.key(0), config), config, folder(preset), get_tokenizer(tokenizer))
+
+
+def ours(shape, dtype="float32"):
+    import numpy as np
+
+    import sample
+    preset, rows, new = SHAPES[shape]
+    config, params, _ = sample.load(folder(preset), dtype)
+
+    class Numbers:      # a tokenizer for a bench: token t is the character t
+        n_vocab, eot = config.vocab_size - 1, config.vocab_size - 1
+        encode = staticmethod(lambda text: [ord(c) for c in text])
+        decode = staticmethod(lambda ids: "".join(map(chr, ids)))
+
+    prompt = "".join(map(chr, np.random.default_rng(0).integers(1, 500, PROMPT)))
+
+    def measure():
+        chat = sample.Chat(params, config, Numbers, rows, temperature=0.8, top_p=0.95)
+        start = time.perf_counter()
+        chat.turn([prompt] * rows, new)
+        made = sum(len(h) - PROMPT for h in chat.held)
+        return made / (time.perf_counter() - start)
+    return measure
+
+
+def theirs(shape):
+    import torch
+    from transformers import AutoModelForCausalLM
+    torch.set_num_threads(CORES)
+    preset, rows, new = SHAPES[shape]
+    net = AutoModelForCausalLM.from_pretrained(folder(preset)).eval()
+    ids = torch.randint(1, 500, (rows, PROMPT))
+
+    def measure():
+        start = time.perf_counter()
+        with torch.no_grad():
+            out = net.generate(input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=new, min_new_tokens=new,
+                               do_sample=True, top_p=0.95, top_k=0, temperature=0.8, pad_token_id=0)
+        return out[:, PROMPT:].numel() / (time.perf_counter() - start)
+    return measure
+
+
+def main():
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("--rounds", type=int, default=7, help="measurements of each side (default 7)")
+    p.add_argument("--only", default="", help="shapes whose name holds this text")
+    p.add_argument("--side", help=argparse.SUPPRESS)
+    p.add_argument("--shape", help=argparse.SUPPRESS)
+    args = p.parse_args()
+    if args.side:
+        return serve({"ours": lambda: ours(args.shape), "ours bf16": lambda: ours(args.shape, "bfloat16"),
+                      "transformers": lambda: theirs(args.shape)}[args.side]())
+    write_models()
+    machine("jax", "torch", "transformers")
+    for shape in (s for s in SHAPES if args.only in s):
+        report("sample", "tokens/s", shape, versus(__file__, shape, ["ours", "transformers"], args.rounds))
+    for preset in ("toy", "350M"):
+        shutil.rmtree(folder(preset), ignore_errors=True)
+
+
+if __name__ == "__main__":
+    main()
