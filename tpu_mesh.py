@@ -6,6 +6,7 @@ A mesh has three axes (paper, section 2.2, and jaxformer):
     fsdp   each parameter is split over these chips and gathered when its layer runs; the batch is split here too
     tp     heads, feed-forward and vocabulary are split over these chips, which work on the same tokens
 """
+import contextlib
 import importlib.util
 import json
 import math
@@ -33,7 +34,16 @@ HEARTBEAT = 30           # seconds without a sign of life after which a process 
 
 
 def start(coordinator="", num_processes=0, process_id=-1):
-    """Join the other processes (nothing to say on a Cloud TPU pod) and say in one line where we run."""
+    """Join the other processes (nothing to say on a Cloud TPU pod) and say in one line where we run.
+
+    Compiled programs are kept in ~/.cache/codegen/compiled (or where JAX_COMPILATION_CACHE_DIR says): the same command
+    compiles once."""
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        with contextlib.suppress(OSError, RuntimeError):     # no home, or none to write to: compile each time
+            folder = Path.home() / ".cache" / "codegen" / "compiled"
+            folder.mkdir(parents=True, exist_ok=True)
+            jax.config.update("jax_compilation_cache_dir", str(folder))
+            jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
     if coordinator:
         jax.distributed.initialize(coordinator, num_processes, process_id, heartbeat_timeout_seconds=HEARTBEAT)
     elif os.environ.get("TPU_WORKER_HOSTNAMES", "").count(","):

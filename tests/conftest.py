@@ -1,5 +1,6 @@
 """Eight virtual CPU devices for every test, and the benchmark files of a folder beside the checkout where there is one."""
 import os
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,10 @@ for variable, folder in (("TIKTOKEN_CACHE_DIR", "tiktoken"), ("CODEGEN_BENCHMARK
     if (beside / folder).is_dir():
         os.environ.setdefault(variable, str(beside / folder))
 os.environ["JAX_PLATFORMS"] = "cpu"
+# Many tests and the commands that they run compile the same programs: the first to need one keeps it for the others.
+COMPILED = tempfile.TemporaryDirectory()
+os.environ.update(JAX_COMPILATION_CACHE_DIR=COMPILED.name, JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS="0.1",
+                  JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES="-1")
 # The device count is read once, when JAX starts: it must be set before any test imports jax.
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
 

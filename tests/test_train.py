@@ -9,7 +9,6 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 from functools import partial
 from pathlib import Path
@@ -266,14 +265,8 @@ def tiny_data(tmp_path_factory):
     return out
 
 
-# The runs below compile the same few programs: the first to need one keeps it for the others.
-CACHE = tempfile.TemporaryDirectory()
-
-
 def environment(devices=1):
-    return os.environ | dict(
-        XLA_FLAGS=f"--xla_force_host_platform_device_count={devices}", JAX_COMPILATION_CACHE_DIR=CACHE.name,
-        JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS="0", JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES="-1")
+    return os.environ | dict(XLA_FLAGS=f"--xla_force_host_platform_device_count={devices}")
 
 
 def run(script, *args, ok=True, devices=1):
