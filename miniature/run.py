@@ -1,7 +1,7 @@
 """The paper in miniature: train a family of models, sample and score both benchmarks, write the report.
 
     python miniature/run.py             four sizes; work in out-miniature/, report in miniature/
-    python miniature/run.py --quick     two sizes, fewer steps, samples and problems; work and report in out-quick/
+    python miniature/run.py --quick     two sizes, fewer samples and problems; work and report in out-quick/
 
 Each job is one of the project's own commands in a process of its own, on a core of its own: models this small gain nothing
 from a second one. A finished job is a line of results.jsonl, so the same command goes on where an interrupted one was.
@@ -33,8 +33,7 @@ TOKENS = 2048               # a step: half of train.py's default, so that few to
 # HumanEval samples a problem at each temperature and problems.
 FULL = dict(sizes=["0.1M", "0.3M", "toy", "3M"], steps=dict(nl=120, multi=300, mono=700, apart=700), longer={"3M": 1300},
             mtpb_n=1, mtpb_limit=100, humaneval_n={"0.2": 10, "0.8": 100}, humaneval_limit=30, quick=False)
-QUICK = dict(sizes=["0.1M", "0.3M"], steps=dict(nl=50, multi=80, mono=250, apart=250), longer={},
-             mtpb_n=1, mtpb_limit=20, humaneval_n={"0.2": 5, "0.8": 100}, humaneval_limit=10, quick=True)
+QUICK = FULL | dict(sizes=["0.1M", "0.3M"], mtpb_limit=20, humaneval_n={"0.2": 5, "0.8": 100}, humaneval_limit=10, quick=True)
 
 # What a job costs, roughly, in seconds of one quiet core; only the ratios matter, for the order and the time left.
 STEP = {"0.1M": 0.06, "0.3M": 0.14, "toy": 0.42, "3M": 0.95}
