@@ -14,8 +14,10 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 COMPILED = tempfile.TemporaryDirectory()
 os.environ.update(JAX_COMPILATION_CACHE_DIR=COMPILED.name, JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS="0.1",
                   JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES="-1")
-# The device count is read once, when JAX starts: it must be set before any test imports jax.
-os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+# The device count is read once, when JAX starts: it must be set before any test imports jax. Compiling is most of the time
+# that the tests take, so it is done without LLVM's optimisation, unless the caller has set XLA_FLAGS.
+os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "--xla_backend_optimization_level=0") \
+    + " --xla_force_host_platform_device_count=8"
 
 
 @pytest.fixture(scope="session")

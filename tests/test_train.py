@@ -266,7 +266,7 @@ def tiny_data(tmp_path_factory):
 
 
 def environment(devices=1):
-    return os.environ | dict(XLA_FLAGS=f"--xla_force_host_platform_device_count={devices}")
+    return os.environ | dict(XLA_FLAGS=re.sub(r"count=\d+", f"count={devices}", os.environ["XLA_FLAGS"]))
 
 
 def run(script, *args, ok=True, devices=1):
