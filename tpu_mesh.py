@@ -81,6 +81,9 @@ def make_mesh(dp=1, fsdp=1, tp=1, devices=None):
 
 def check_divides(config, batch_size: int, grad_accum: int, dp: int, fsdp: int, tp: int):
     """Every size that the mesh splits must divide. Raises ValueError that names the flag, before anything compiles."""
+    for name, size in dict(dp=dp, fsdp=fsdp, tp=tp, batch_size=batch_size, grad_accum=grad_accum).items():
+        if size < 1:
+            raise ValueError(f"--{name} is {size}: it must be at least 1")
     rules = [(config.n_head, tp, "n_head", "--tp"), (4 * config.n_embd, tp, "4 x n_embd", "--tp"),
              (config.vocab_size, tp, "vocab_size", "--tp"), (config.n_embd, fsdp, "n_embd", "--fsdp"),
              (batch_size, dp * fsdp * grad_accum, "batch_size", "--batch_size (or --dp, --fsdp, --grad_accum)")]

@@ -427,6 +427,7 @@ def test_nan_stops_the_run_and_names_the_step(tmp_path, tiny_data):
 def test_bad_input_is_one_line_and_exit_code_2(tmp_path, tiny_data):
     for args, words in (
             (("--nonsense", "1"), "nonsense"), (("--model", "7B"), "7B"), (("--n_head", "5"), "--n_head"),
+            (("--batch_size", "0"), "--batch_size"), (("--grad_accum", "0"), "--grad_accum"),
             (("--data", tmp_path / "nowhere"), "nowhere"), (("--init_from", tmp_path / "nowhere"), "nowhere"),
             (("--tp", "2"), "devices"), (("--steps", "x"), "steps")):
         done = run("train.py", "--data", tiny_data, "--out_dir", tmp_path / "x", *args, ok=False)
