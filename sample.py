@@ -13,13 +13,46 @@ import sys
 from functools import partial
 from pathlib import Path
 
+import numpy as np
+
+from data import cli, get_tokenizer, one_line_errors
+
+
+def parse_args(argv=None):
+    p = one_line_errors(argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False))
+    p.add_argument("--ckpt", required="--plan" not in (sys.argv if argv is None else argv),
+                   help="a checkpoint folder, train.py's out_dir, or a Hugging Face folder")
+    p.add_argument("--prompt", help="continue this text; without it the multi-turn session starts")
+    p.add_argument("--num_samples", type=int, default=1, help="samples of the prompt (default 1)")
+    p.add_argument("--max_new_tokens", type=int, default=128, help="tokens to sample at most (default 128)")
+    p.add_argument("--temperature", type=float, default=0.2, help="0 is greedy (default 0.2)")
+    p.add_argument("--top_p", type=float, default=0.95, help="nucleus: probability mass kept (default 0.95)")
+    p.add_argument("--stop", action="append", default=[], help="end at this text; may be given several times")
+    p.add_argument("--seed", type=int, default=0, help="of the draws (default 0)")
+    p.add_argument("--dtype", choices=["float32", "bfloat16"], help="of the weights (default: the checkpoint's; "
+                   "bfloat16 is half the memory)")
+    p.add_argument("--plan", action="store_true", help="sample nothing: say what decoding --model takes on a TPU")
+    p.add_argument("--model", default="350M", help="with --plan: a preset of model.py (default 350M)")
+    p.add_argument("--topology", default="v4:1x1x1", help="with --plan: a TPU, like v5p:1x1x1; one chip decodes")
+    args = p.parse_args(argv)
+    for name, low, high in (("num_samples", 1, 10 ** 6), ("max_new_tokens", 1, 10 ** 6), ("temperature", 0, 100),
+                            ("top_p", 0, 1)):
+        if not low <= getattr(args, name) <= high:
+            p.error(f"--{name} {getattr(args, name)} must lie between {low} and {high}")
+    if args.prompt == "":
+        p.error("--prompt is empty: give at least one character")
+    return args
+
+
+if __name__ == "__main__":
+    parse_args()        # up here because JAX takes half a second to import: --help and a wrong flag need not wait for it
+
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 
 import tpu_mesh
-from data import cli, get_tokenizer, one_line_errors
 from model import CONFIGS, Config, forward_cached, head, init_cache, load_params, num_params, read_meta, transformer, unstack
 
 # ------------------------------------------------- where a text ends ---------------------------------------------
@@ -387,10 +420,12 @@ def session(params, config, tokenizer, args):
 def plan(args):
     """--plan: what decoding takes on one chip, by formula. A token reads every weight (float32, as `load` holds them) and
     the keys and values of its row, and multiplies each weight twice; the slower of the two bounds it. Last line: JSON."""
+    if args.model not in CONFIGS:
+        raise ValueError(f"--model {args.model} is no preset: use one of {', '.join(CONFIGS)}")
     chip, _ = tpu_mesh.parse_topology(args.topology)
     config, rows = CONFIGS[args.model], args.num_samples
     weights = 4 * num_params(config)
-    cache = sum(a.size * a.dtype.itemsize for a in jax.eval_shape(lambda: init_cache(config, rows)))
+    cache = sum(a.size * a.dtype.itemsize for a in jax.eval_shape(lambda: init_cache(config, rows)).values())
     memory = (weights + cache) / chip.hbm_rate
     compute = 2 * num_params(config) * rows / chip.flops
     row = dict(fits=weights + cache < chip.hbm, model=args.model, topology=args.topology, rows=rows, context=config.block_size,
@@ -404,33 +439,6 @@ def plan(args):
         print("does not fit: weights and cache are more than the chip holds; try fewer --num_samples, a larger chip or a "
               "smaller model")
     print(json.dumps(row))
-
-
-def parse_args(argv=None):
-    p = one_line_errors(argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False))
-    p.add_argument("--ckpt", required="--plan" not in (sys.argv if argv is None else argv),
-                   help="a checkpoint folder, train.py's out_dir, or a Hugging Face folder")
-    p.add_argument("--prompt", help="continue this text; without it the multi-turn session starts")
-    p.add_argument("--num_samples", type=int, default=1, help="samples of the prompt (default 1)")
-    p.add_argument("--max_new_tokens", type=int, default=128, help="tokens to sample at most (default 128)")
-    p.add_argument("--temperature", type=float, default=0.2, help="0 is greedy (default 0.2)")
-    p.add_argument("--top_p", type=float, default=0.95, help="nucleus: probability mass kept (default 0.95)")
-    p.add_argument("--stop", action="append", default=[], help="end at this text; may be given several times")
-    p.add_argument("--seed", type=int, default=0, help="of the draws (default 0)")
-    p.add_argument("--dtype", choices=["float32", "bfloat16"], help="of the weights (default: the checkpoint's; "
-                   "bfloat16 is half the memory)")
-    p.add_argument("--plan", action="store_true", help="sample nothing: say what decoding --model takes on a TPU")
-    p.add_argument("--model", default="350M", choices=CONFIGS, help="with --plan: a preset (default 350M)")
-    p.add_argument("--topology", default="v4:1x1x1", help="with --plan: a TPU, like v5p:1x1x1; one chip decodes")
-    args = p.parse_args(argv)
-    for name, low, high in (("num_samples", 1, 10 ** 6), ("max_new_tokens", 1, 10 ** 6), ("temperature", 0, 100),
-                            ("top_p", 0, 1)):
-        if not low <= getattr(args, name) <= high:
-            p.error(f"--{name} {getattr(args, name)} must lie between {low} and {high}")
-    if args.prompt == "":
-        p.error("--prompt is empty: give at least one character")
-    return args
 
 
 def main():
