@@ -50,7 +50,7 @@ def main():
     for keep in (True, False):
         session(params, config, keep)                               # compiles
     rounds = [[session(params, config, keep) for keep in (True, False)] for _ in range(args.rounds)]
-    print(f"{SAID} tokens said and {MADE} made a turn, {args.n_layer} layers of {args.n_embd}: milliseconds of turn 1 ... {TURNS}")
+    print(f"{SAID} tokens said and {MADE} made a turn, {args.n_layer} layers of {args.n_embd}: ms of turn 1 ... {TURNS}")
     for side, name in enumerate(("the history kept", "the history read anew")):
         print(f"| {name} | " + " | ".join(f"{1000 * median(r[side][t] for r in rounds):.0f}" for t in range(TURNS)) + " |")
 
