@@ -19,6 +19,7 @@ import shutil
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -200,12 +201,11 @@ def plain_attention(q, k, v):
     scores is never computed. Heads come second because a batched product wants its batch dimensions first: with
     (B, T, H, K) XLA's CPU backend is three times slower.
     """
-    T, K = q.shape[-2:]
-    outs = []
+    T, outs = q.shape[2], []
     for start in range(0, T, QUERIES):
         end = min(start + QUERIES, T)
-        scores = jnp.einsum("bhtk,bhsk->bhts", q[:, :, start:end], k[:, :, :end], preferred_element_type=jnp.float32)
-        outs.append(mix(scores * K ** -0.5, v[:, :, :end], jnp.arange(start, end)[None]))
+        seen = jnp.arange(end) <= jnp.arange(start, end)[:, None]        # (chunk, end)
+        outs.append(attend(q[:, :, start:end], [(k[:, :, :end], v[:, :, :end])], seen))
     return jnp.concatenate(outs, 2)
 
 
@@ -254,62 +254,79 @@ def fused_backward(kernel, pullback, grad):
 fused_attention.defvjp(fused_forward, fused_backward)
 
 
-def mix(scores, v, positions):
-    """Softmax in float32 over the keys that a query may see (s <= its position), then the average of their values.
+def attend(q, parts, seen):
+    """Softmax in float32 over the keys that a query may see, then the average of their values -> (B, H, T, K).
 
-    scores: (B, H, T, S) float32, v: (B, H, S, K), positions: (B or 1, T). The mask is a finite -1e10 so that no row
-    can turn into NaN.
+    q: (B, H, T, K), parts: keys and values that stand one behind the other, [(k, v), ...], each (B, H, S, K). seen: bool, for
+    all keys, broadcast to (B, H, T, S + ...). The mask is a finite -1e10 so that no row can turn into NaN.
     """
-    seen = jnp.arange(scores.shape[-1]) <= positions[:, None, :, None]                     # (B, 1, T, S)
-    weights = jax.nn.softmax(jnp.where(seen, scores, -1e10)).astype(v.dtype)
-    return jnp.einsum("bhts,bhsk->bhtk", weights, v)
+    scores = [jnp.einsum("bhtk,bhsk->bhts", q, k, preferred_element_type=jnp.float32) for k, _ in parts]
+    scores = jnp.concatenate(scores, -1) * q.shape[-1] ** -0.5
+    weights = jax.nn.softmax(jnp.where(seen, scores, -1e10)).astype(q.dtype)
+    weights = jnp.split(weights, np.cumsum([k.shape[2] for k, _ in parts])[:-1], -1)
+    return sum(jnp.einsum("bhts,bhsk->bhtk", w, v) for w, (_, v) in zip(weights, parts))
 
 
-def block(x, w, config: Config, tp=(), fsdp=(), positions=None, cache=None):
+def cached_attention(q, k, v, cache, lengths, at):
+    """Attention of T tokens behind the `lengths` (B,) tokens that their rows hold and `at` new ones -> (a, (new_k, new_v)).
+
+    q, k, v: (B, H, T, K). cache: (keys, values, new_k, new_v), the first two (B, H, S, K), where row b has lengths[b] tokens,
+    the others (B, H, N, K), where every row writes at `at`. A loop that makes tokens so only reads the long part: when it
+    wrote there, XLA copied the whole of it, several times a token.
+    """
+    *old, new_k, new_v = cache
+    new = tuple(lax.dynamic_update_slice_in_dim(n, x.astype(n.dtype), at, 2) for n, x in ((new_k, k), (new_v, v)))
+    B, T, S, N = *q.shape[::2], old[0].shape[2], new_k.shape[2]
+    held = jnp.broadcast_to(jnp.arange(S) < lengths[:, None, None], (B, T, S))
+    behind = jnp.broadcast_to(jnp.arange(N) <= at + jnp.arange(T)[:, None], (B, T, N))
+    return attend(q, [old, new], jnp.concatenate([held, behind], -1)[:, None]), new
+
+
+class Turned(NamedTuple):
+    """A weight as a matrix (O, I), a row for each output."""
+    rows: jax.Array
+
+
+def linear(x, w, split, fsdp=(), dtype=None):
+    """x times a weight, summed in float32 if dtype says so. x: (N, I), w: (I, ..., O, ...) with axis `split` sharded over
+    fsdp -> (N, O).
+
+    A Turned weight stands on the left for few rows: XLA's CPU backend then reads it at 13 to 18 GB/s for 2 to 16 rows of x,
+    beside 5 to 12 of x @ w, which packs the weight anew each time. The barrier keeps XLA from turning the product back."""
+    if isinstance(w, Turned):
+        rows = w.rows.astype(x.dtype)
+        if len(x) > 32:
+            return jnp.dot(x, rows.T, preferred_element_type=dtype)
+        return lax.optimization_barrier(jnp.dot(rows, x.T, preferred_element_type=dtype)).T
+    w = gather(w, split, fsdp, x.dtype)
+    return jnp.dot(x, w.reshape(x.shape[1], -1), preferred_element_type=dtype)
+
+
+def block(x, w, config: Config, tp=(), fsdp=(), cache=None, lengths=None, at=0):
     """One layer:  y = x + Attention(LN(x)) + MLP(LN(x)),  attention and MLP side by side on one LayerNorm.
 
     x: (B, T, D) activations, equal on every tp rank. w: this layer's weights. Each tp rank computes its heads and its
     share of the feed-forward, and one all-reduce adds both up: one collective over tp forward, one backward.
-    cache: (keys, values), each (B, H, S, K), for decoding: the new tokens stand at `positions` (B, T) and see all
-    before them. Returns (y, cache).
+    For decoding there are cache, lengths and at, as in cached_attention. Returns (y, the new keys and values or None).
     """
     (B, T, D), dtype = x.shape, x.dtype
-    w_qkv = gather(w["qkv_proj"], 0, fsdp, dtype)                        # (D, 3, H, K)
-    w_out = gather(w["out_proj"], 2, fsdp, dtype)                        # (H, K, D)
-    w_in = gather(w["fc_in"], 0, fsdp, dtype)                            # (D, F)
-    w_down = gather(w["fc_out"], 1, fsdp, dtype)                         # (F, D)
-
     # Megatron's "f": said once, here, the backward pass adds up the tp ranks' gradients in one all-reduce.
     h = vary(layer_norm(x, w["ln_1.scale"], w["ln_1.bias"]), tp)         # (B, T, D)
     h = h.reshape(B * T, D)    # plain matrix products: on a CPU half the time of the same ones with B and T apart
 
-    qkv = h @ w_qkv.reshape(D, -1)                                       # (B T, 3 H K)
-    q, k, v = (x.reshape(B, T, *w_qkv.shape[2:]).swapaxes(1, 2) for x in jnp.split(qkv, 3, 1))    # (B, H, T, K) each
-    if cache is None:
-        here = jnp.arange(T)[None]                                       # (1, T)
-        q, k = rotary(q, here, config.rotary_dim), rotary(k, here, config.rotary_dim)
-        a = attention(q, k, v)
-    else:
-        q, k = rotary(q, positions, config.rotary_dim), rotary(k, positions, config.rotary_dim)
-        cache = tuple(write_cache(old, new, positions) for old, new in zip(cache, (k, v)))
-        scores = jnp.einsum("bhtk,bhsk->bhts", q, cache[0], preferred_element_type=jnp.float32)
-        a = mix(scores * config.head_dim ** -0.5, cache[1], positions)
-    a = a.swapaxes(1, 2).reshape(B * T, -1) @ w_out.reshape(-1, D)       # (B T, D), a part of the sum over heads
+    qkv = linear(h, w["qkv_proj"], 0, fsdp)                              # (B T, 3 H K)
+    q, k, v = (x.reshape(B, T, -1, config.head_dim).swapaxes(1, 2) for x in jnp.split(qkv, 3, 1))    # (B, H, T, K) each
+    here = jnp.arange(T)[None] if cache is None else lengths[:, None] + at + jnp.arange(T)        # (1 or B, T)
+    q, k = rotary(q, here, config.rotary_dim), rotary(k, here, config.rotary_dim)
+    a, new = (attention(q, k, v), None) if cache is None else cached_attention(q, k, v, cache, lengths, at)
+    a = a.swapaxes(1, 2).reshape(B * T, -1)                              # (B T, H K)
+    a = linear(a, w["out_proj"], 2, fsdp)                                # (B T, D), a part of the sum over heads
 
-    m = jax.nn.gelu(h @ w_in + w["fc_in.bias"].astype(dtype))            # (B T, F), the tanh form of GELU
-    m = m @ w_down                                                       # (B T, D), a part of the sum over F
+    m = linear(h, w["fc_in"], 0, fsdp) + w["fc_in.bias"].astype(dtype)   # (B T, F)
+    m = linear(jax.nn.gelu(m), w["fc_out"], 1, fsdp)                     # (B T, D), a part of the sum over F; tanh-form gelu
 
     # Megatron's "g". The bias comes after the sum, or it would be counted tp times.
-    return x + lax.psum(a + m, tp).reshape(B, T, D) + w["fc_out.bias"].astype(dtype), cache
-
-
-def write_cache(old, new, positions):
-    """Put the keys or values of new tokens at their positions; a position past the end is dropped.
-
-    old: (B, H, S, K), new: (B, H, T, K), positions: (B, T). Each row has its own length, so each writes elsewhere.
-    """
-    rows = jnp.arange(old.shape[0])[:, None]                             # (B, 1)
-    return old.at[rows, :, positions].set(new.swapaxes(1, 2).astype(old.dtype), mode="drop")
+    return x + lax.psum(a + m, tp).reshape(B, T, D) + w["fc_out.bias"].astype(dtype), new
 
 
 def embed(wte, ids, dtype, tp=()):
@@ -322,10 +339,15 @@ def embed(wte, ids, dtype, tp=()):
 
 
 def unstack(params):
-    """Give every layer arrays of its own, in place and one stack at a time, and return params: for sampling on a CPU, where
-    XLA copies a layer that it takes out of a stack, and a token that reads all weights once takes twice the time."""
+    """Lay the weights out for sampling on a CPU, in place and one name at a time, and return params.
+
+    Every layer gets arrays of its own, because XLA copies a layer that it takes out of a stack. Matrices are turned: see
+    `linear`. A token reads all weights once, so each copy would show."""
+    turn = jax.jit(lambda w: w.reshape(-1, w.shape[-1]).T)               # all but qkv_proj have their outputs last
+    turn_qkv = jax.jit(lambda w: w.reshape(w.shape[0], -1).T)
     for name in LAYER:
-        params[name] = tuple(params[name])
+        params[name] = tuple(w if w.ndim == 1 else Turned((turn_qkv if name == "qkv_proj" else turn)(w)) for w in params[name])
+    params["lm_head"] = Turned(turn(params["lm_head"]))
     return params
 
 
@@ -358,8 +380,7 @@ def transformer(params, ids, config: Config, tp=(), fsdp=(), remat=False):
 def head(params, x, tp=(), fsdp=()):
     """Final LayerNorm and the untied head with bias. x: (B, T, D) -> logits (B, T, V) float32."""
     h = vary(layer_norm(x, params["ln_f.scale"], params["ln_f.bias"]), tp)
-    w = gather(params["lm_head"], 0, fsdp, x.dtype)
-    logits = jnp.dot(h.reshape(-1, h.shape[-1]), w, preferred_element_type=jnp.float32)      # (B T, V)
+    logits = linear(h.reshape(-1, h.shape[-1]), params["lm_head"], 0, fsdp, jnp.float32)     # (B T, V)
     return logits.reshape(*x.shape[:2], -1) + params["lm_head.bias"]
 
 
@@ -406,20 +427,29 @@ def init_cache(config: Config, batch: int, size: int = 0, unstacked=False):
     return {n: tuple(zeros() for _ in range(L)) if unstacked else jnp.zeros((L, *shape), config.dtype) for n in "kv"}
 
 
-def forward_cached(params, ids, cache, lengths, config: Config):
-    """Run the new tokens `ids` (B, T) of rows that already hold `lengths` (B,) tokens -> (x (B, T, D), cache).
+def forward_cached(params, ids, cache, new, lengths, at, config: Config):
+    """Run tokens ids (B, T) of rows with lengths[b] tokens in `cache` and `at` more in `new` -> (x (B, T, D), new).
 
-    A row whose new tokens are fewer than T is padded on the right: what the padding writes lies past the row's end,
-    where nothing looks before the next tokens overwrite it. So prompts of different length share a batch.
+    cache and new come from init_cache; the keys and values of ids are written into new. A row with fewer than T tokens is
+    padded on the right, so prompts of different length share a batch: no token sees what stands behind it.
     """
-    positions = lengths[:, None] + jnp.arange(ids.shape[1])              # (B, T)
     x = embed(params["wte"], ids, jnp.dtype(config.dtype))
 
     def layer(x, w):
-        x, kv = block(x, w, config, positions=positions, cache=(w["k"], w["v"]))
+        x, kv = block(x, w, config, cache=(w["k"], w["v"], w["new_k"], w["new_v"]), lengths=lengths, at=at)
         return x, dict(zip("kv", kv))
 
-    return over_layers(layer, x, {n: params[n] for n in LAYER} | cache, config.n_layer)
+    each = {n: params[n] for n in LAYER} | cache | {f"new_{n}": a for n, a in new.items()}
+    return over_layers(layer, x, each, config.n_layer)
+
+
+def settle(cache, new, lengths):
+    """The cache with the N new tokens of each row put behind the lengths[b] that it had. What would stand past the end is
+    dropped, and what a padded row writes too much lies past its own end, where nothing looks."""
+    def write(row, new, length):                                         # (..., H, S, K), (..., H, N, K)
+        return row.at[..., length + jnp.arange(new.shape[-2]), :].set(new, mode="drop")
+
+    return jax.tree.map(lambda old, new: jax.vmap(write, (-4, -4, 0), -4)(old, new, lengths), cache, new)
 
 
 # ------------------------------------------- released weights, in and out -----------------------------------------

@@ -53,7 +53,19 @@ import jax.numpy as jnp
 from jax import lax
 
 import tpu_mesh
-from model import CONFIGS, Config, forward_cached, head, init_cache, load_params, num_params, read_meta, transformer, unstack
+from model import (
+    CONFIGS,
+    Config,
+    forward_cached,
+    head,
+    init_cache,
+    load_params,
+    num_params,
+    read_meta,
+    settle,
+    transformer,
+    unstack,
+)
 
 # ------------------------------------------------- where a text ends ---------------------------------------------
 # The stop rules, all of them. Each is text -> the part that counts, and what it cuts once it cuts for good: sampling
@@ -130,15 +142,17 @@ def row_keys(seed, sample_ids, positions):
 @partial(jax.jit, static_argnames="config", donate_argnums=2)
 def prefill(params, ids, cache, lengths, counts, config: Config):
     """Read the prompts: ids (B, T), the first counts[b] of row b real -> (logits after the last one (B, V), cache)."""
-    x, cache = forward_cached(params, ids, cache, lengths, config)
+    new = init_cache(config, *ids.shape, unstacked=isinstance(cache["k"], tuple))
+    x, new = forward_cached(params, ids, cache, new, lengths, 0, config)
     last = jnp.take_along_axis(x, jnp.maximum(counts - 1, 0)[:, None, None], 1)      # (B, 1, D)
-    return head(params, last)[:, 0], cache
+    return head(params, last)[:, 0], settle(cache, new, lengths)
 
 
 @partial(jax.jit, static_argnames=("config", "n_vocab", "eot", "steps"), donate_argnums=1)
 def decode(params, cache, logits, lengths, done, budget, seed, sample_ids, temperature, top_p, *,
            config: Config, n_vocab: int, eot: int, steps: int):
-    """Up to `steps` tokens for every row that is not done, in one loop on the device; it ends early when all are.
+    """Up to `steps` tokens for every row that is not done, in one loop on the device; it ends early when all are. The loop
+    reads the cache; its own tokens join it at the end.
 
     logits (B, V): what the next token is drawn from. budget (B,): tokens that a row may still have.
     Returns (tokens (B, steps), -1 where a row had ended; cache, logits, lengths, done, budget).
@@ -148,21 +162,21 @@ def decode(params, cache, logits, lengths, done, budget, seed, sample_ids, tempe
         return (i < steps) & ~done.all()
 
     def one(carry):
-        i, out, cache, logits, lengths, done, budget = carry
+        i, out, new, logits, lengths, done, budget = carry
         token = sample_token(row_keys(seed, sample_ids, lengths), logits, temperature, top_p, n_vocab)
         token = jnp.where(done, -1, token)
         out = out.at[:, i].set(token)
         done |= token == eot
         budget = budget - (token >= 0)
         # A row that has ended runs on as padding: it writes behind its own end, which nobody reads.
-        x, cache = forward_cached(params, jnp.maximum(token, 0)[:, None], cache, lengths, config)
+        x, new = forward_cached(params, jnp.maximum(token, 0)[:, None], cache, new, held, i, config)
         lengths = lengths + (~done & (token >= 0))
-        return i + 1, out, cache, head(params, x)[:, 0], lengths, done | (budget <= 0), budget
+        return i + 1, out, new, head(params, x)[:, 0], lengths, done | (budget <= 0), budget
 
-    out = jnp.full((len(lengths), steps), -1, jnp.int32)
-    _, out, cache, logits, lengths, done, budget = lax.while_loop(
-        more, one, (0, out, cache, logits, lengths, done, budget))
-    return out, cache, logits, lengths, done, budget
+    held, out = lengths, jnp.full((len(lengths), steps), -1, jnp.int32)
+    new = init_cache(config, len(lengths), steps, unstacked=isinstance(cache["k"], tuple))
+    _, out, new, logits, lengths, done, budget = lax.while_loop(more, one, (0, out, new, logits, lengths, done, budget))
+    return out, settle(cache, new, held), logits, lengths, done, budget
 
 
 def bucket(n: int, least=16) -> int:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import model
-from model import CONFIGS, Config, block, forward, forward_cached, head, init_cache, init_params, num_params, rotary
+from model import CONFIGS, Config, block, forward, forward_cached, head, init_cache, init_params, num_params, rotary, settle
 
 SMALL = Config(n_layer=2, n_head=2, n_embd=16, rotary_dim=4, block_size=160, vocab_size=32)
 
@@ -133,16 +133,21 @@ def test_cached_decoding_equals_the_full_pass(unstacked):
     want = forward(params, ids, SMALL)
     first = np.array([5, 17, 30])
     prompt = jnp.where(jnp.arange(30) < first[:, None], ids[:, :30], 7)              # 7s are padding
-    cache, lengths = init_cache(SMALL, 3, unstacked=unstacked), jnp.zeros(3, int)
+    room = lambda size: init_cache(SMALL, 3, size, unstacked=unstacked)
+    cache, lengths = room(40), jnp.zeros(3, int)
     step = jax.jit(partial(forward_cached, config=SMALL))
-    x, cache = step(params, prompt, cache, lengths)
+    x, new = step(params, prompt, cache, room(30), lengths, 0)
     logits = head(params, x)
     for b, n in enumerate(first):
         np.testing.assert_allclose(logits[b, :n], want[b, :n], atol=1e-4)
-    for i in range(10):
-        at = jnp.asarray(first + i)
-        x, cache = step(params, ids[jnp.arange(3), at][:, None], cache, at)
-        np.testing.assert_allclose(head(params, x)[:, 0], want[jnp.arange(3), at], atol=1e-4)
+    cache = settle(cache, new, lengths)
+    for lengths in (jnp.asarray(first), jnp.asarray(first + 5)):         # five tokens one at a time, put away, and five more
+        new = room(5)
+        for i in range(5):
+            token = ids[jnp.arange(3), lengths + i]
+            x, new = step(params, token[:, None], cache, new, lengths, i)
+            np.testing.assert_allclose(head(params, x)[:, 0], want[jnp.arange(3), lengths + i], atol=1e-4)
+        cache = settle(cache, new, lengths)
 
 
 def test_loss_is_cross_entropy_and_z_loss():
