@@ -668,6 +668,7 @@ def generate(problems, path, settings, new_chat, logprob, stop, batch_size=64):
                 full = batch + batch[-1:] * (size - len(batch))        # one shape, so one compilation
                 # The draws of a sample depend on its problem and number, not on its batch or on n.
                 chat = new_chat([i * 10_000 + j for i, _, j in full])
+                chat.reserve([p["prompt"] for p in problems.values()], settings["max_new_tokens"])
                 answers += chat.turn([p["prompt"] for _, p, _ in full], settings["max_new_tokens"], stop=stop,
                                      keep_newest=True)[:len(batch)]
                 for (_, p, j), dropped in zip(batch, chat.dropped):

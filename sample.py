@@ -140,12 +140,15 @@ def row_keys(seed, sample_ids, positions):
 # ------------------------------------------- prefill and the decode loop -----------------------------------------
 
 @partial(jax.jit, static_argnames="config", donate_argnums=2)
-def prefill(params, ids, cache, lengths, counts, config: Config):
-    """Read the prompts: ids (B, T), the first counts[b] of row b real -> (logits after the last one (B, V), cache)."""
+def prefill(params, ids, cache, logits, lengths, counts, config: Config):
+    """Read a piece of the prompts: ids (B, T), the first counts[b] of row b real, behind the lengths[b] that the cache has.
+
+    Returns (logits after each row's last real token (B, V), those given where it has none; cache)."""
     new = init_cache(config, *ids.shape, unstacked=isinstance(cache["k"], tuple))
     x, new = forward_cached(params, ids, cache, new, lengths, 0, config)
     last = jnp.take_along_axis(x, jnp.maximum(counts - 1, 0)[:, None, None], 1)      # (B, 1, D)
-    return head(params, last)[:, 0], settle(cache, new, lengths)
+    logits = jnp.where((counts > 0)[:, None], head(params, last)[:, 0], logits)
+    return logits, settle(cache, new, lengths)
 
 
 @partial(jax.jit, static_argnames=("config", "n_vocab", "eot", "steps"), donate_argnums=1)
@@ -180,7 +183,7 @@ def decode(params, cache, logits, lengths, done, budget, seed, sample_ids, tempe
 
 
 def bucket(n: int, least=16) -> int:
-    """Round up to a power of two: few prompt lengths and cache sizes, so few compilations."""
+    """Round up to a power of two: few lengths and cache sizes, so few compilations."""
     return max(least, 1 << (n - 1).bit_length())
 
 
@@ -192,6 +195,12 @@ def grow(cache, size: int):
 
 
 LEAST = 256     # tokens that a cache has room for at first; it doubles when a row may need more
+
+
+def piece() -> int:
+    """How many tokens of a prompt a prefill reads. Prompts are read in pieces of one size, so one compiled program reads all of
+    them. A CPU is as busy with 16 tokens as it gets; other machines need more to be kept from reading weights all the time."""
+    return 16 if jax.default_backend() == "cpu" else 256
 
 
 class Chat:
@@ -215,6 +224,16 @@ class Chat:
         self.cache = init_cache(config, rows, self.room, unstacked=isinstance(params["qkv_proj"], tuple))
         self.tokens_run = 0                        # how many tokens went through the model, padding not counted
         self.dropped = [0] * rows                  # tokens of the history that no longer fit the context
+
+    def make_room(self, tokens: int):
+        """Let every row have so many tokens, or block_size of them."""
+        size = min(self.config.block_size, bucket(tokens, LEAST))
+        if size > self.room:
+            self.cache, self.room = grow(self.cache, size), size
+
+    def reserve(self, texts, max_new_tokens: int):
+        """Make room for the longest of these texts and its answer: then all chats of a run share two compiled programs."""
+        self.make_room(max(len(self.tokenizer.encode(t)) for t in texts) + max_new_tokens)
 
     def rewrite(self, texts):
         """Set every row's whole history. What agrees with the cache is not computed again."""
@@ -247,17 +266,16 @@ class Chat:
             self.held[b] = ids
             budget[b] = min(budget[b], self.config.block_size - len(ids))
 
-        need = max(len(ids) + int(n) for ids, n in zip(self.held, budget))
-        need = min(self.config.block_size, bucket(need, LEAST))
-        if need > self.room:
-            self.cache, self.room = grow(self.cache, need), need
-        width = bucket(max(map(len, new)))
-        padded = np.zeros((len(new), width), np.int32)
-        for row, ids in zip(padded, new):
-            row[:len(ids)] = ids
-        counts = np.array([len(ids) for ids in new], np.int32)
-        self.tokens_run += int(counts.sum())
-        logits, self.cache = prefill(self.params, padded, self.cache, np.array(keep, np.int32), counts, self.config)
+        self.make_room(max(len(ids) + int(n) for ids, n in zip(self.held, budget)))
+        self.tokens_run += sum(map(len, new))
+        logits = jnp.zeros((len(new), self.config.vocab_size), jnp.float32)
+        for start in range(0, max(map(len, new)), piece()):
+            ids, counts = np.zeros((len(new), piece()), np.int32), np.zeros(len(new), np.int32)
+            for b, tokens in enumerate(new):
+                tokens = tokens[start:start + piece()]
+                ids[b, :len(tokens)], counts[b] = tokens, len(tokens)
+            held = np.array([n + min(start, len(tokens)) for n, tokens in zip(keep, new)], np.int32)
+            logits, self.cache = prefill(self.params, ids, self.cache, logits, held, counts, self.config)
 
         lengths = jnp.asarray([len(ids) for ids in self.held], jnp.int32)
         done, left = jnp.asarray(budget <= 0), jnp.asarray(budget)
@@ -303,6 +321,7 @@ def generate(params, config, tokenizer, prompts, max_new_tokens=128, temperature
         some, ids = list(prompts[i:i + batch_size]), sample_ids[i:i + batch_size]
         short = min(batch_size, len(prompts)) - len(some)      # one shape for all batches, so one compilation
         chat = Chat(params, config, tokenizer, len(some) + short, temperature, top_p, seed, ids + ids[-1:] * short)
+        chat.reserve(prompts, max_new_tokens)
         out += chat.turn(some + some[-1:] * short, max_new_tokens, stop)[:len(some)]
     return out
 

@@ -341,6 +341,9 @@ def test_the_prompt_goes_in_untouched(tmp_path):
         def __init__(self, ids):
             self.dropped = [0] * len(ids)
 
+        def reserve(self, *args):
+            pass
+
         def turn(self, texts, *args, **kwargs):
             seen.extend(texts)
             return [("    return 1\n", "stop")] * len(texts)

@@ -111,6 +111,19 @@ def test_a_cache_that_grows_and_unstacked_weights_change_nothing(monkeypatch):
     assert rooms[0] == 16 and rooms[0] < rooms[1] <= rooms[2] <= 128 == want.room
 
 
+def test_a_run_compiles_two_programs(monkeypatch):
+    """Prompts of 5 to 90 tokens in batches: one program reads them all and one makes tokens."""
+    traced, run, config = set(), sample.forward_cached, dataclasses.replace(CONFIG, block_size=120)
+
+    def spy(params, ids, cache, *rest):
+        traced.add((ids.shape, cache["k"].shape))
+        return run(params, ids, cache, *rest)
+    monkeypatch.setattr(sample, "LEAST", 16)
+    monkeypatch.setattr(sample, "forward_cached", spy)
+    generate(PARAMS, config, TOKENIZER, ["x = 1" * n for n in (1, 3, 18, 7, 2, 11, 16)], 20, 0.8, batch_size=2)
+    assert len(traced) == 2
+
+
 def test_stop_reasons():
     (text, reason), = generate(PARAMS, CONFIG, TOKENIZER, ["abc"], 12, 0.8)
     assert reason == "length"
