@@ -443,13 +443,16 @@ def forward_cached(params, ids, cache, new, lengths, at, config: Config):
     return over_layers(layer, x, each, config.n_layer)
 
 
+@partial(jax.jit, donate_argnums=0)
 def settle(cache, new, lengths):
     """The cache with the N new tokens of each row put behind the lengths[b] that it had. What would stand past the end is
     dropped, and what a padded row writes too much lies past its own end, where nothing looks."""
-    def write(row, new, length):                                         # (..., H, S, K), (..., H, N, K)
-        return row.at[..., length + jnp.arange(new.shape[-2]), :].set(new, mode="drop")
+    def write(old, new):                                                 # (..., B, H, S, K), (..., B, H, N, K)
+        rows, places = jnp.arange(len(lengths))[:, None], lengths[:, None] + jnp.arange(new.shape[-2])       # (B, 1), (B, N)
+        new = jnp.moveaxis(new, (-4, -2), (0, 1))                        # (B, N, ..., H, K), as indexing wants it
+        return old.at[..., rows, :, places, :].set(new, mode="drop")
 
-    return jax.tree.map(lambda old, new: jax.vmap(write, (-4, -4, 0), -4)(old, new, lengths), cache, new)
+    return jax.tree.map(write, cache, new)
 
 
 # ------------------------------------------- released weights, in and out -----------------------------------------

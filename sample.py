@@ -139,26 +139,27 @@ def row_keys(seed, sample_ids, positions):
 
 # ------------------------------------------- prefill and the decode loop -----------------------------------------
 
-@partial(jax.jit, static_argnames="config", donate_argnums=2)
+# Neither of the two programs writes into the cache: the tokens that they run wait in a small one beside it, `new`, and join it
+# afterwards (model.settle). In one program with what reads it, XLA copies all of it before the write.
+
+@partial(jax.jit, static_argnames="config")
 def prefill(params, ids, cache, logits, lengths, counts, config: Config):
     """Read a piece of the prompts: ids (B, T), the first counts[b] of row b real, behind the lengths[b] that the cache has.
 
-    Returns (logits after each row's last real token (B, V), those given where it has none; cache)."""
+    Returns (logits after each row's last real token (B, V), those given where it has none; new)."""
     new = init_cache(config, *ids.shape, unstacked=isinstance(cache["k"], tuple))
     x, new = forward_cached(params, ids, cache, new, lengths, 0, config)
     last = jnp.take_along_axis(x, jnp.maximum(counts - 1, 0)[:, None, None], 1)      # (B, 1, D)
-    logits = jnp.where((counts > 0)[:, None], head(params, last)[:, 0], logits)
-    return logits, settle(cache, new, lengths)
+    return jnp.where((counts > 0)[:, None], head(params, last)[:, 0], logits), new
 
 
-@partial(jax.jit, static_argnames=("config", "n_vocab", "eot", "steps"), donate_argnums=1)
+@partial(jax.jit, static_argnames=("config", "n_vocab", "eot", "steps"))
 def decode(params, cache, logits, lengths, done, budget, seed, sample_ids, temperature, top_p, *,
            config: Config, n_vocab: int, eot: int, steps: int):
-    """Up to `steps` tokens for every row that is not done, in one loop on the device; it ends early when all are. The loop
-    reads the cache; its own tokens join it at the end.
+    """Up to `steps` tokens for every row that is not done, in one loop on the device; it ends early when all are.
 
     logits (B, V): what the next token is drawn from. budget (B,): tokens that a row may still have.
-    Returns (tokens (B, steps), -1 where a row had ended; cache, logits, lengths, done, budget).
+    Returns (tokens (B, steps), -1 where a row had ended; new, logits, lengths, done, budget).
     """
     def more(carry):
         i, *_, done, _ = carry
@@ -178,8 +179,7 @@ def decode(params, cache, logits, lengths, done, budget, seed, sample_ids, tempe
 
     held, out = lengths, jnp.full((len(lengths), steps), -1, jnp.int32)
     new = init_cache(config, len(lengths), steps, unstacked=isinstance(cache["k"], tuple))
-    _, out, new, logits, lengths, done, budget = lax.while_loop(more, one, (0, out, new, logits, lengths, done, budget))
-    return out, settle(cache, new, held), logits, lengths, done, budget
+    return lax.while_loop(more, one, (0, out, new, logits, lengths, done, budget))[1:]
 
 
 def bucket(n: int, least=16) -> int:
@@ -275,7 +275,8 @@ class Chat:
                 tokens = tokens[start:start + piece()]
                 ids[b, :len(tokens)], counts[b] = tokens, len(tokens)
             held = np.array([n + min(start, len(tokens)) for n, tokens in zip(keep, new)], np.int32)
-            logits, self.cache = prefill(self.params, ids, self.cache, logits, held, counts, self.config)
+            logits, news = prefill(self.params, ids, self.cache, logits, held, counts, self.config)
+            self.cache = settle(self.cache, news, held)
 
         lengths = jnp.asarray([len(ids) for ids in self.held], jnp.int32)
         done, left = jnp.asarray(budget <= 0), jnp.asarray(budget)
@@ -283,10 +284,12 @@ class Chat:
         texts, reasons = [""] * len(new), ["length"] * len(new)
         while not all(ended):
             # Stop rules look at decoded text, on the host: a few tokens at a time, then a look at every row.
-            out, self.cache, logits, lengths, done, left = decode(
+            held = lengths
+            out, news, logits, lengths, done, left = decode(
                 self.params, self.cache, logits, lengths, done, left, self.seed, self.sample_ids, self.temperature,
                 self.top_p, config=self.config, n_vocab=self.tokenizer.n_vocab, eot=self.tokenizer.eot,
                 steps=4 if stream else 16)
+            self.cache = settle(self.cache, news, held)
             out, finished = np.asarray(out), np.array(done)
             for b in range(len(new)):
                 if ended[b]:

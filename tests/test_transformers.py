@@ -32,8 +32,9 @@ def same_text(hf, params, config, ids):
     np.testing.assert_allclose(model.forward(params, ids, config), theirs.logits.float(), atol=1e-4)
     assert float(model.loss_fn(params, jnp.asarray(ids), config)[1]) == pytest.approx(float(theirs.loss), abs=1e-4)
     one = jnp.array([PROMPT])
-    logits, cache = sample.prefill(params, ids[:1, :PROMPT], model.init_cache(config, 1), jnp.zeros((1, config.vocab_size)),
-                                   0 * one, one, config)
+    cache = model.init_cache(config, 1)
+    logits, new = sample.prefill(params, ids[:1, :PROMPT], cache, jnp.zeros((1, config.vocab_size)), 0 * one, one, config)
+    cache = model.settle(cache, new, 0 * one)
     out = sample.decode(params, cache, logits, one, one < 0, one + 64, 0, 0 * one, 0.0, 1.0, config=config,
                         n_vocab=config.vocab_size, eot=-2, steps=64)[0]
     np.testing.assert_array_equal(out[0], greedy)
