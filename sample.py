@@ -194,7 +194,7 @@ def grow(cache, size: int):
     return jax.tree.map(longer, cache)
 
 
-LEAST = 256     # tokens that a cache has room for at first; it doubles when a row may need more
+LEAST = 256     # tokens that the rows of a cache have room for at first, together; it doubles when a row may need more
 
 
 def piece() -> int:
@@ -220,14 +220,15 @@ class Chat:
         self.sample_ids = jnp.asarray(range(rows) if sample_ids is None else list(sample_ids), jnp.int32)
         self.texts = [""] * rows
         self.held = [[] for _ in range(rows)]      # the tokens whose keys and values the cache holds
-        self.room = min(config.block_size, LEAST)  # tokens that the cache can hold
+        self.least = max(16, LEAST // rows)
+        self.room = min(config.block_size, self.least)     # tokens that a row of the cache can hold
         self.cache = init_cache(config, rows, self.room, unstacked=isinstance(params["qkv_proj"], tuple))
         self.tokens_run = 0                        # how many tokens went through the model, padding not counted
         self.dropped = [0] * rows                  # tokens of the history that no longer fit the context
 
     def make_room(self, tokens: int):
-        """Let every row have so many tokens, or block_size of them."""
-        size = min(self.config.block_size, bucket(tokens, LEAST))
+        """Let every row have so many tokens, rounded up to 16, or block_size of them."""
+        size = min(self.config.block_size, -(-tokens // 16) * 16)
         if size > self.room:
             self.cache, self.room = grow(self.cache, size), size
 
@@ -266,7 +267,9 @@ class Chat:
             self.held[b] = ids
             budget[b] = min(budget[b], self.config.block_size - len(ids))
 
-        self.make_room(max(len(ids) + int(n) for ids, n in zip(self.held, budget)))
+        need = max(len(ids) + int(n) for ids, n in zip(self.held, budget))
+        if need > self.room:
+            self.make_room(bucket(need, self.least))           # twice the room, so that few turns need a new program
         self.tokens_run += sum(map(len, new))
         logits = jnp.zeros((len(new), self.config.vocab_size), jnp.float32)
         for start in range(0, max(map(len, new)), piece()):

@@ -47,11 +47,9 @@ def ours(shape, dtype="float32"):
     prompt = "".join(map(chr, np.random.default_rng(0).integers(1, 500, PROMPT)))
 
     def measure():
-        chat = sample.Chat(params, config, Numbers, rows, temperature=0.8, top_p=0.95)
         start = time.perf_counter()
-        chat.turn([prompt] * rows, new)
-        made = sum(len(h) - PROMPT for h in chat.held)
-        return made / (time.perf_counter() - start)
+        texts = sample.generate(params, config, Numbers, [prompt] * rows, new, temperature=0.8, top_p=0.95)
+        return sum(len(text) for text, _ in texts) / (time.perf_counter() - start)
     return measure
 
 
