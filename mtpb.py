@@ -117,7 +117,7 @@ def generate(problems, path, settings, new_chat, logprob, stop, batch_size=64):
     """Sample every problem that the file lacks and append its records, in the official sampler's form.
 
     settings: dict with mode, n and what else makes a sample what it is (see humaneval.resume). new_chat(sample_ids) -> a
-    sample.Chat; logprob(texts, spans) as sample.prompt_logprob. The first record of a case also holds prompt_logprob:
+    sample.Chats; logprob(texts, spans) as sample.prompt_logprob. The first record of a case also holds prompt_logprob:
     [sum of log p, tokens] of its prompts, given the code of this first sample between them.
     """
     mode, n = settings["mode"], settings["n"]

@@ -7,9 +7,12 @@
 import argparse
 import dataclasses
 import json
+import math
+import os
 import re
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
@@ -314,6 +317,41 @@ class Chat:
         return list(zip(texts, reasons))
 
 
+SMALL = 4_000_000       # parameters: about what the caches of a core hold
+
+
+class Chats:
+    """Rows that talk as those of one Chat do, on a CPU and with a small model shared out to one Chat a core.
+
+    Products with so few weights do not keep two cores busy: the toy model makes 1.5 to 2 times as many tokens this way. A
+    large model's weights would be read once a core, so it keeps all its rows together."""
+
+    def __init__(self, params, config: Config, tokenizer, rows: int, temperature=0.2, top_p=0.95, seed=0, sample_ids=None):
+        ids = list(range(rows) if sample_ids is None else sample_ids)
+        small = jax.default_backend() == "cpu" and num_params(config) <= SMALL
+        parts = math.gcd(rows, os.cpu_count()) if small else 1       # of one shape, so one compilation
+        self.size = rows // parts
+        self.chats = [Chat(params, config, tokenizer, self.size, temperature, top_p, seed, ids[i:i + self.size])
+                      for i in range(0, rows, self.size)]
+
+    def reserve(self, texts, max_new_tokens: int):
+        """As Chat.reserve."""
+        for chat in self.chats:
+            chat.reserve(texts, max_new_tokens)
+
+    def turn(self, texts, max_new_tokens: int, stop=(), keep_newest=False):
+        """As Chat.turn -> [(text, reason)]."""
+        starts = range(0, len(texts), self.size)
+        with ThreadPoolExecutor(len(self.chats)) as pool:
+            parts = pool.map(lambda chat, i: chat.turn(texts[i:i + self.size], max_new_tokens, stop, keep_newest=keep_newest),
+                             self.chats, starts)
+            return [answer for part in parts for answer in part]
+
+    @property
+    def dropped(self):
+        return [n for chat in self.chats for n in chat.dropped]
+
+
 def generate(params, config, tokenizer, prompts, max_new_tokens=128, temperature=0.2, top_p=0.95, seed=0, stop=(),
              sample_ids=None, batch_size=64):
     """Continue each prompt -> [(text, reason)], in order. Raises ValueError for an empty or too long prompt.
@@ -326,7 +364,7 @@ def generate(params, config, tokenizer, prompts, max_new_tokens=128, temperature
     for i in range(0, len(prompts), batch_size):
         some, ids = list(prompts[i:i + batch_size]), sample_ids[i:i + batch_size]
         short = min(batch_size, len(prompts)) - len(some)      # one shape for all batches, so one compilation
-        chat = Chat(params, config, tokenizer, len(some) + short, temperature, top_p, seed, ids + ids[-1:] * short)
+        chat = Chats(params, config, tokenizer, len(some) + short, temperature, top_p, seed, ids + ids[-1:] * short)
         chat.reserve(prompts, max_new_tokens)
         out += chat.turn(some + some[-1:] * short, max_new_tokens, stop)[:len(some)]
     return out

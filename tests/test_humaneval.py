@@ -302,7 +302,7 @@ def model():
     from model import Config, init_params
     config = Config(n_layer=1, n_head=2, n_embd=16, rotary_dim=4, block_size=256, vocab_size=512)
     params, tokenizer = init_params(jax.random.key(0), config), get_tokenizer("bytes")
-    return (lambda ids: sample.Chat(params, config, tokenizer, len(ids), 0.8, 0.95, 0, ids),
+    return (lambda ids: sample.Chats(params, config, tokenizer, len(ids), 0.8, 0.95, 0, ids),
             lambda texts, spans=None: sample.prompt_logprob(params, config, tokenizer, texts, spans))
 
 

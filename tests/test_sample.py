@@ -111,6 +111,19 @@ def test_a_cache_that_grows_and_unstacked_weights_change_nothing(monkeypatch):
     assert rooms[0] == 16 and rooms[0] < rooms[1] <= rooms[2] <= 128 == want.room
 
 
+def test_rows_shared_out_to_the_cores_say_the_same(monkeypatch):
+    monkeypatch.setattr(sample.os, "cpu_count", lambda: 3)
+    prompts = ["x = 1" * n for n in range(1, 7)]
+    chats = [sample.Chats(PARAMS, CONFIG, TOKENIZER, 6, 0.8, seed=3)]
+    monkeypatch.setattr(sample, "SMALL", 0)
+    chats.append(sample.Chats(PARAMS, CONFIG, TOKENIZER, 6, 0.8, seed=3))
+    assert [len(c.chats) for c in chats] == [3, 1]
+    for _ in range(2):
+        apart, together = (c.turn(prompts, 70, keep_newest=True) for c in chats)
+        assert apart == together and len({text for text, _ in apart}) == 6
+    assert chats[0].dropped == chats[1].dropped and any(chats[0].dropped)
+
+
 def test_a_run_compiles_two_programs(monkeypatch):
     """Prompts of 5 to 90 tokens in batches: one program reads them all and one makes tokens."""
     traced, run, config = set(), sample.forward_cached, dataclasses.replace(CONFIG, block_size=120)
