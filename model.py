@@ -343,11 +343,14 @@ def unstack(params):
 
     Every layer gets arrays of its own, because XLA copies a layer that it takes out of a stack. Matrices are turned: see
     `linear`. A token reads all weights once, so each copy would show."""
-    turn = jax.jit(lambda w: w.reshape(-1, w.shape[-1]).T)               # all but qkv_proj have their outputs last
-    turn_qkv = jax.jit(lambda w: w.reshape(w.shape[0], -1).T)
+    @partial(jax.jit, static_argnames="inputs")
+    def turn(w, inputs):                                                 # I is the product of the first `inputs` axes
+        return Turned(w.reshape(np.prod(w.shape[:inputs]), -1).T)        # (O, I)
+
     for name in LAYER:
-        params[name] = tuple(w if w.ndim == 1 else Turned((turn_qkv if name == "qkv_proj" else turn)(w)) for w in params[name])
-    params["lm_head"] = Turned(turn(params["lm_head"]))
+        inputs, layers = 2 if name == "out_proj" else 1, (params[name][i] for i in range(len(params[name])))
+        params[name] = tuple(w if w.ndim == 1 else turn(w, inputs) for w in layers)
+    params["lm_head"] = turn(params["lm_head"], 1)
     return params
 
 

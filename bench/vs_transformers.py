@@ -2,14 +2,17 @@
 
     pip install torch==2.13.0 && pip install transformers safetensors && python bench/vs_transformers.py
 
-Both draw with top_p 0.95 at temperature 0.8 and stop at the same number of new tokens."""
+Both draw with top_p 0.95 at temperature 0.8 and stop at the same number of new tokens. For 350M also: the weights that ours
+reads a second, prefill included in the time, beside a plain read of memory by all cores; and its speed with bfloat16."""
 import argparse
 import shutil
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from statistics import median
 
-from versus import CORES, machine, report, serve, versus
+from versus import CORES, machine, ratio, report, serve, versus
 
 #           preset, rows, new tokens
 SHAPES = {"toy x 1": ("toy", 1, 128), "toy x 64": ("toy", 64, 128), "350M x 1": ("350M", 1, 24), "350M x 8": ("350M", 8, 24)}
@@ -70,6 +73,27 @@ def theirs(shape):
     return measure
 
 
+def plain_read():
+    """GB/s of summing 1 GB in memory, a part a core."""
+    import numpy as np
+    parts = np.split(np.ones(CORES * (250_000_000 // CORES), np.float32), CORES)
+
+    def measure():
+        start = time.perf_counter()
+        with ThreadPoolExecutor(CORES) as pool:
+            list(pool.map(np.sum, parts))
+        return sum(p.nbytes for p in parts) / 1e9 / (time.perf_counter() - start)
+    return measure
+
+
+def weights_read(shape, tokens_per_s):
+    """GB/s of weights: a token of all rows reads each of them once, but of the embedding only its own rows."""
+    from model import CONFIGS, num_params
+    preset, rows, _ = SHAPES[shape]
+    config = CONFIGS[preset]
+    return 4 * (num_params(config) - config.vocab_size * config.n_embd) * tokens_per_s / rows / 1e9
+
+
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--rounds", type=int, default=7, help="measurements of each side (default 7)")
@@ -79,11 +103,18 @@ def main():
     args = p.parse_args()
     if args.side:
         return serve({"ours": lambda: ours(args.shape), "ours bf16": lambda: ours(args.shape, "bfloat16"),
-                      "transformers": lambda: theirs(args.shape)}[args.side]())
+                      "transformers": lambda: theirs(args.shape), "read": plain_read}[args.side]())
     write_models()
     machine("jax", "torch", "transformers")
     for shape in (s for s in SHAPES if args.only in s):
-        report("sample", "tokens/s", shape, versus(__file__, shape, ["ours", "transformers"], args.rounds))
+        large = shape.startswith("350M")
+        figures = versus(__file__, shape, ["ours", "transformers"] + ["ours bf16", "read"] * large, args.rounds)
+        more = ""
+        if large:
+            m = {side: median(values) for side, values in figures.items()}
+            more = (f"· {weights_read(shape, m['ours']):.1f} GB/s of weights, plain read {m['read']:.1f} · "
+                    f"bfloat16 {ratio(figures['ours bf16'], figures['ours'])[0]:.2f} of float32's speed ")
+        report("sample", "tokens/s", shape, figures, more)
     for preset in ("toy", "350M"):
         shutil.rmtree(folder(preset), ignore_errors=True)
 
