@@ -344,13 +344,13 @@ def unstack(params):
     Every layer gets arrays of its own, because XLA copies a layer that it takes out of a stack. Matrices are turned: see
     `linear`. A token reads all weights once, so each copy would show."""
     @partial(jax.jit, static_argnames="inputs")
-    def turn(w, inputs):                                                 # I is the product of the first `inputs` axes
-        return Turned(w.reshape(np.prod(w.shape[:inputs]), -1).T)        # (O, I)
+    def turn(stack, i, inputs):                                          # I is the product of the first `inputs` axes
+        return Turned(stack[i].reshape(np.prod(stack.shape[1:1 + inputs]), -1).T)        # (O, I)
 
     for name in LAYER:
-        inputs, layers = 2 if name == "out_proj" else 1, (params[name][i] for i in range(len(params[name])))
-        params[name] = tuple(w if w.ndim == 1 else turn(w, inputs) for w in layers)
-    params["lm_head"] = turn(params["lm_head"], 1)
+        stack, inputs = params[name], 2 if name == "out_proj" else 1
+        params[name] = tuple(stack[i] if stack.ndim == 2 else turn(stack, i, inputs) for i in range(len(stack)))
+    params["lm_head"] = turn(params["lm_head"][None], 0, 1)
     return params
 
 
