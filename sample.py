@@ -8,7 +8,6 @@ import argparse
 import dataclasses
 import json
 import math
-import os
 import re
 import subprocess
 import sys
@@ -18,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data import cli, get_tokenizer, one_line_errors
+from data import CORES, cli, get_tokenizer, one_line_errors
 
 
 def parse_args(argv=None):
@@ -202,7 +201,7 @@ LEAST = 256     # tokens that the rows of a cache have room for at first, togeth
 
 def piece() -> int:
     """How many tokens of a prompt a prefill reads. Prompts are read in pieces of one size, so one compiled program reads all of
-    them. A CPU is as busy with 16 tokens as it gets; other machines need more to be kept from reading weights all the time."""
+    them. With 16 tokens a CPU spends about as long on products as on reading the weights; other machines need more."""
     return 16 if jax.default_backend() == "cpu" else 256
 
 
@@ -329,7 +328,7 @@ class Chats:
     def __init__(self, params, config: Config, tokenizer, rows: int, temperature=0.2, top_p=0.95, seed=0, sample_ids=None):
         ids = list(range(rows) if sample_ids is None else sample_ids)
         small = jax.default_backend() == "cpu" and num_params(config) <= SMALL
-        parts = math.gcd(rows, os.cpu_count()) if small else 1       # of one shape, so one compilation
+        parts = math.gcd(rows, CORES) if small else 1       # of one shape, so one compilation
         self.size = rows // parts
         self.chats = [Chat(params, config, tokenizer, self.size, temperature, top_p, seed, ids[i:i + self.size])
                       for i in range(0, rows, self.size)]

@@ -112,7 +112,7 @@ def test_a_cache_that_grows_and_unstacked_weights_change_nothing(monkeypatch):
 
 
 def test_rows_shared_out_to_the_cores_say_the_same(monkeypatch):
-    monkeypatch.setattr(sample.os, "cpu_count", lambda: 3)
+    monkeypatch.setattr(sample, "CORES", 3)
     prompts = ["x = 1" * n for n in range(1, 7)]
     chats = [sample.Chats(PARAMS, CONFIG, TOKENIZER, 6, 0.8, seed=3)]
     monkeypatch.setattr(sample, "SMALL", 0)
