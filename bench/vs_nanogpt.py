@@ -4,11 +4,10 @@
 
 The peer has what is fastest there: one LayerNorm a layer as ours, learned positions instead of rotary ones, PyTorch's own
 attention, the fused AdamW, with and without torch.compile; the better one counts."""
-import argparse
 import time
 from statistics import median
 
-from versus import CORES, machine, matrix_peak, report, serve, versus
+from versus import CORES, flags, machine, matrix_peak, report, serve, versus
 
 #          layers, heads, width, sequences a step
 SHAPES = {"toy": (4, 4, 128, 16), "6x384": (6, 6, 384, 12)}
@@ -88,11 +87,7 @@ def torch_gpt(shape, compiled):
 
 
 def main():
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("--rounds", type=int, default=15, help="measurements of each side (default 15)")
-    p.add_argument("--side", help=argparse.SUPPRESS)
-    p.add_argument("--shape", help=argparse.SUPPRESS)
-    args = p.parse_args()
+    args = flags(__doc__, 15).parse_args()
     if args.side:
         return serve({"ours": lambda: ours(args.shape), "torch": lambda: torch_gpt(args.shape, False),
                       "torch.compile": lambda: torch_gpt(args.shape, True), "peak": lambda: matrix_peak}[args.side]())

@@ -4,7 +4,6 @@
 
 Both draw with top_p 0.95 at temperature 0.8 and stop at the same number of new tokens. For 350M also: the weights that ours
 reads a second, prefill included in the time, beside a plain read of memory by all cores; and its speed with bfloat16."""
-import argparse
 import shutil
 import tempfile
 import time
@@ -12,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from statistics import median
 
-from versus import CORES, machine, ratio, report, serve, versus
+from versus import CORES, flags, machine, ratio, report, serve, versus
 
 #           preset, rows, new tokens
 SHAPES = {"toy x 1": ("toy", 1, 128), "toy x 64": ("toy", 64, 128), "350M x 1": ("350M", 1, 24), "350M x 8": ("350M", 8, 24)}
@@ -95,11 +94,8 @@ def weights_read(shape, tokens_per_s):
 
 
 def main():
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("--rounds", type=int, default=7, help="measurements of each side (default 7)")
+    p = flags(__doc__, 7)
     p.add_argument("--only", default="", help="shapes whose name holds this text")
-    p.add_argument("--side", help=argparse.SUPPRESS)
-    p.add_argument("--shape", help=argparse.SUPPRESS)
     args = p.parse_args()
     if args.side:
         return serve({"ours": lambda: ours(args.shape), "ours bf16": lambda: ours(args.shape, "bfloat16"),
