@@ -322,7 +322,7 @@ SMALL = 4_000_000       # parameters: about what the caches of a core hold
 class Chats:
     """Rows that talk as those of one Chat do, on a CPU and with a small model shared out to one Chat a core.
 
-    Products with so few weights do not keep two cores busy: the toy model makes 1.5 to 2 times as many tokens this way. A
+    Products with so few weights do not keep two cores busy: the toy model makes 1.45 to 2 times as many tokens this way. A
     large model's weights would be read once a core, so it keeps all its rows together."""
 
     def __init__(self, params, config: Config, tokenizer, rows: int, temperature=0.2, top_p=0.95, seed=0, sample_ids=None):
