@@ -22,9 +22,15 @@ def flags(doc, rounds):
     """The parser of a vs_*.py: its rounds, and what `versus` gives to the process of a side."""
     p = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--rounds", type=int, default=rounds, help=f"measurements of each side (default {rounds})")
+    p.add_argument("--gpu", action="store_true", help="both sides on one GPU, in bfloat16, at sizes for one")
     p.add_argument("--side", help=argparse.SUPPRESS)
     p.add_argument("--shape", help=argparse.SUPPRESS)
     return p
+
+
+def on_gpu():
+    """For --gpu, before JAX is imported: all processes on the GPU, and JAX leaves the memory that it does not use to the peer."""
+    os.environ.update(JAX_PLATFORMS="cuda", XLA_PYTHON_CLIENT_PREALLOCATE="false")
 
 
 def serve(measure):
@@ -35,9 +41,9 @@ def serve(measure):
         print(json.dumps(measure()), flush=True)
 
 
-def versus(script, shape, sides, rounds, **environment):
+def versus(script, shape, sides, rounds):
     """{side: [its figure in each round]}. Runs `script --side S --shape X`, which calls serve, for every side."""
-    env = os.environ | dict(JAX_PLATFORMS="cpu", GLIBC_TUNABLES="glibc.malloc.hugetlb=1") | environment
+    env = dict(JAX_PLATFORMS="cpu", GLIBC_TUNABLES="glibc.malloc.hugetlb=1") | os.environ
     processes, figures = {}, {side: [] for side in sides}
     try:
         for side in sides:
@@ -76,22 +82,26 @@ def report(subject, unit, shape, figures, more=""):
 
 
 def machine(*packages):
-    versions = ", ".join(f"{p} {metadata.version(p)}" for p in packages)
-    print(f"{datetime.date.today()} · {CORES} cores · {platform.system()} {platform.machine()} · Python "
+    versions, device = ", ".join(f"{p} {metadata.version(p)}" for p in packages), f"{CORES} cores"
+    if os.environ.get("JAX_PLATFORMS") == "cuda":
+        import jax
+        device = jax.devices()[0].device_kind
+    print(f"{datetime.date.today()} · {device} · {platform.system()} {platform.machine()} · Python "
           f"{platform.python_version()} · {versions}")
     print("| | shape | ours | peer | ratio, quartiles | unit |\n|---|---|---|---|---|---|", flush=True)
 
 
 def matrix_peak():
-    """GFLOP/s of one large float32 product, the fastest of a few."""
+    """GFLOP/s of one large product, the fastest of a few: float32 on a CPU, bfloat16 on a GPU."""
     import time
 
     import jax
     import jax.numpy as jnp
-    a, product = jnp.ones((2048, 2048)), jax.jit(jnp.matmul)
+    n, dtype = (2048, jnp.float32) if jax.default_backend() == "cpu" else (8192, jnp.bfloat16)
+    a, product = jax.random.normal(jax.random.key(0), (n, n), dtype), jax.jit(jnp.matmul)
     times = []
     for _ in range(4):
         start = time.perf_counter()
         product(a, a).block_until_ready()
         times.append(time.perf_counter() - start)
-    return 2 * 2048 ** 3 / min(times) / 1e9
+    return 2 * n ** 3 / min(times) / 1e9

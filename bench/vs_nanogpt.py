@@ -1,17 +1,27 @@
-"""Training on this CPU: tokens a second beside a GPT of the same shape in PyTorch, as nanoGPT writes one.
+"""Training on this CPU, or with --gpu on one GPU: tokens a second beside a GPT of the same shape in PyTorch, as nanoGPT writes one.
 
     pip install torch==2.13.0 && python bench/vs_nanogpt.py
 
 The peer has what is fastest there: one LayerNorm a layer as ours, learned positions instead of rotary ones, PyTorch's own
-attention, the fused AdamW, with and without torch.compile; the better one counts."""
+attention, the fused AdamW, on a GPU bfloat16 by autocast, with and without torch.compile; the better one counts."""
+import dataclasses
 import time
 from statistics import median
 
-from versus import CORES, flags, machine, matrix_peak, report, serve, versus
+from versus import CORES, flags, machine, matrix_peak, on_gpu, report, serve, versus
 
-#          layers, heads, width, sequences a step
-SHAPES = {"toy": (4, 4, 128, 16), "6x384": (6, 6, 384, 12)}
-T, V, STEPS = 256, 1024, 3
+#          layers, heads, width, context, vocabulary, sequences a step
+SHAPES = {"toy": (4, 4, 128, 256, 1024, 16), "6x384": (6, 6, 384, 256, 1024, 12)}
+GPU_SHAPES = {"350M": (20, 16, 1024, 2048, 51200, 8)}
+STEPS = 3
+
+
+def sizes(shape):
+    """(Config, sequences a step)."""
+    from model import Config
+    layers, heads, width, context, vocabulary, batch = (SHAPES | GPU_SHAPES)[shape]
+    return Config(n_layer=layers, n_head=heads, n_embd=width, rotary_dim=16, block_size=context, vocab_size=vocabulary,
+                  dtype="bfloat16" if shape in GPU_SHAPES else "float32"), batch
 
 
 def ours(shape):
@@ -19,12 +29,13 @@ def ours(shape):
     import numpy as np
 
     import train
-    from model import Config
     from tpu_mesh import make_mesh
-    layers, heads, width, batch = SHAPES[shape]
-    config = Config(n_layer=layers, n_head=heads, n_embd=width, rotary_dim=16, block_size=T, vocab_size=V)
-    hyper = train.Hyper(batch_size=batch, grad_accum=train.micro_batches(config, batch))
+    config, batch = sizes(shape)
+    hyper = train.Hyper(batch_size=batch)
+    if jax.default_backend() == "cpu":
+        hyper = dataclasses.replace(hyper, grad_accum=train.micro_batches(config, batch))
     step, state = train.make_train_step(config, hyper, make_mesh()), train.init_state(0, config, make_mesh())
+    T, V = config.block_size, config.vocab_size
     tokens = jax.device_put(np.random.default_rng(0).integers(0, V, (batch, T + 1)).astype(np.int32))
 
     def measure():
@@ -42,7 +53,9 @@ def torch_gpt(shape, compiled):
     from torch import nn
     from torch.nn import functional as F
     torch.set_num_threads(CORES)
-    layers, heads, width, batch = SHAPES[shape]
+    torch.set_float32_matmul_precision("high")
+    layers, heads, width, T, V, batch = (SHAPES | GPU_SHAPES)[shape]
+    device = "cuda" if shape in GPU_SHAPES else "cpu"
 
     class Block(nn.Module):
         def __init__(self):
@@ -68,15 +81,16 @@ def torch_gpt(shape, compiled):
             logits = self.head(self.ln(self.layers(self.token(x) + self.place.weight)))
             return F.cross_entropy(logits.view(-1, V), y.view(-1))
 
-    gpt = GPT()
+    gpt = GPT().to(device)
     optimizer = torch.optim.AdamW(gpt.parameters(), lr=1e-3, fused=True)
     run = torch.compile(gpt) if compiled else gpt
-    x, y = torch.randint(0, V, (2, batch, T))
+    x, y = torch.randint(0, V, (2, batch, T), device=device)
 
     def measure():
         start = time.perf_counter()
         for _ in range(STEPS):
-            loss = run(x, y)
+            with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
+                loss = run(x, y)
             loss.backward()
             nn.utils.clip_grad_norm_(gpt.parameters(), 1.0)
             optimizer.step()
@@ -91,11 +105,13 @@ def main():
     if args.side:
         return serve({"ours": lambda: ours(args.shape), "torch": lambda: torch_gpt(args.shape, False),
                       "torch.compile": lambda: torch_gpt(args.shape, True), "peak": lambda: matrix_peak}[args.side]())
-    from model import Config, flops_per_token
+    if args.gpu:
+        on_gpu()
+    from model import flops_per_token
     machine("jax", "torch")
-    for shape, (layers, heads, width, _) in SHAPES.items():
+    for shape in GPU_SHAPES if args.gpu else SHAPES:
         figures = versus(__file__, shape, ["ours", "torch", "torch.compile", "peak"], args.rounds)
-        flops = flops_per_token(Config(n_layer=layers, n_head=heads, n_embd=width, rotary_dim=16, block_size=T, vocab_size=V))
+        flops = flops_per_token(sizes(shape)[0])
         share = median(flops * r / 1e9 / peak for r, peak in zip(figures["ours"], figures["peak"]))
         report("train", "tokens/s", shape, figures, f"· {share:.0%} of {median(figures['peak']):.0f} GFLOP/s ")
 

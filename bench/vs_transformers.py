@@ -1,4 +1,4 @@
-"""Sampling on this CPU: tokens a second beside transformers' CodeGen, the same random weights on both sides.
+"""Sampling on this CPU, or with --gpu on one GPU: tokens a second beside transformers' CodeGen, the same random weights on both sides.
 
     pip install torch==2.13.0 && pip install transformers safetensors && python bench/vs_transformers.py
 
@@ -11,10 +11,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from statistics import median
 
-from versus import CORES, flags, machine, ratio, report, serve, versus
+from versus import CORES, flags, machine, on_gpu, ratio, report, serve, versus
 
 #           preset, rows, new tokens
 SHAPES = {"toy x 1": ("toy", 1, 128), "toy x 64": ("toy", 64, 128), "350M x 1": ("350M", 1, 24), "350M x 8": ("350M", 8, 24)}
+GPU_SHAPES = {"350M x 1, GPU": ("350M", 1, 128), "350M x 8, GPU": ("350M", 8, 128), "350M x 64, GPU": ("350M", 64, 128)}
 PROMPT = 16     # tokens
 
 
@@ -38,8 +39,8 @@ def ours(shape, dtype="float32"):
     import numpy as np
 
     import sample
-    preset, rows, new = SHAPES[shape]
-    config, params, _ = sample.load(folder(preset), dtype)
+    preset, rows, new = (SHAPES | GPU_SHAPES)[shape]
+    config, params, _ = sample.load(folder(preset), "bfloat16" if shape in GPU_SHAPES else dtype)
 
     class Numbers:      # a tokenizer for a bench: token t is the character t
         n_vocab, eot = config.vocab_size - 1, config.vocab_size - 1
@@ -59,9 +60,10 @@ def theirs(shape):
     import torch
     from transformers import AutoModelForCausalLM
     torch.set_num_threads(CORES)
-    preset, rows, new = SHAPES[shape]
-    net = AutoModelForCausalLM.from_pretrained(folder(preset)).eval()
-    ids = torch.randint(1, 500, (rows, PROMPT))
+    preset, rows, new = (SHAPES | GPU_SHAPES)[shape]
+    device, dtype = ("cuda", torch.bfloat16) if shape in GPU_SHAPES else ("cpu", torch.float32)
+    net = AutoModelForCausalLM.from_pretrained(folder(preset), dtype=dtype).to(device).eval()
+    ids = torch.randint(1, 500, (rows, PROMPT), device=device)
 
     def measure():
         start = time.perf_counter()
@@ -88,7 +90,7 @@ def plain_read():
 def weights_read(shape, tokens_per_s):
     """GB/s of weights: a token of all rows reads each of them once, but of the embedding only its own rows."""
     from model import CONFIGS, num_params
-    preset, rows, _ = SHAPES[shape]
+    preset, rows, _ = (SHAPES | GPU_SHAPES)[shape]
     config = CONFIGS[preset]
     return 4 * (num_params(config) - config.vocab_size * config.n_embd) * tokens_per_s / rows / 1e9
 
@@ -100,10 +102,12 @@ def main():
     if args.side:
         return serve({"ours": lambda: ours(args.shape), "ours bf16": lambda: ours(args.shape, "bfloat16"),
                       "transformers": lambda: theirs(args.shape), "read": plain_read}[args.side]())
+    if args.gpu:
+        on_gpu()
     write_models()
     machine("jax", "torch", "transformers")
-    for shape in (s for s in SHAPES if args.only in s):
-        large = shape.startswith("350M")
+    for shape in (s for s in (GPU_SHAPES if args.gpu else SHAPES) if args.only in s):
+        large = shape.startswith("350M") and not args.gpu
         figures = versus(__file__, shape, ["ours", "transformers"] + ["ours bf16", "read"] * large, args.rounds)
         more = ""
         if large:
