@@ -29,7 +29,7 @@ def flags(doc, rounds):
 
 
 def on_gpu():
-    """For --gpu, before JAX is imported: all processes on the GPU, and JAX leaves the memory that it does not use to the peer."""
+    """For --gpu, before JAX is imported: all processes on the GPU, and JAX leaves memory that it does not use to the peer."""
     os.environ.update(JAX_PLATFORMS="cuda", XLA_PYTHON_CLIENT_PREALLOCATE="false")
 
 

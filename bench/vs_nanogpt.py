@@ -1,4 +1,4 @@
-"""Training on this CPU, or with --gpu on one GPU: tokens a second beside a GPT of the same shape in PyTorch, as nanoGPT writes one.
+"""Training on this CPU, or with --gpu on a GPU: tokens a second beside a GPT of the same shape in PyTorch, as in nanoGPT.
 
     pip install torch==2.13.0 && python bench/vs_nanogpt.py
 

@@ -1,4 +1,4 @@
-"""Sampling on this CPU, or with --gpu on one GPU: tokens a second beside transformers' CodeGen, the same random weights on both sides.
+"""Sampling on this CPU, or with --gpu on a GPU: tokens a second beside transformers' CodeGen, the same weights on both sides.
 
     pip install torch==2.13.0 && pip install transformers safetensors && python bench/vs_transformers.py
 
