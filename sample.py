@@ -173,11 +173,13 @@ def decode(params, cache, logits, lengths, done, budget, seed, sample_ids, tempe
         token = jnp.where(done, -1, token)
         out = out.at[:, i].set(token)
         done |= token == eot
-        budget = budget - (token >= 0)
+        budget, made = budget - (token >= 0), token >= 0
         # A row that has ended runs on as padding: it writes behind its own end, which nobody reads.
-        x, new = forward_cached(params, jnp.maximum(token, 0)[:, None], cache, new, held, i, config)
-        lengths = lengths + (~done & (token >= 0))
-        return i + 1, out, new, head(params, x)[:, 0], lengths, done | (budget <= 0), budget
+        # The barrier ties the weights to this token. Left alone, XLA makes float32 copies of bfloat16 ones before the loop.
+        weights, token = lax.optimization_barrier((params, jnp.maximum(token, 0)))
+        x, new = forward_cached(weights, token[:, None], cache, new, held, i, config)
+        lengths = lengths + (~done & made)
+        return i + 1, out, new, head(weights, x)[:, 0], lengths, done | (budget <= 0), budget
 
     held, out = lengths, jnp.full((len(lengths), steps), -1, jnp.int32)
     new = init_cache(config, len(lengths), steps, unstacked=isinstance(cache["k"], tuple))

@@ -276,7 +276,7 @@ def test_sample_takes_a_folder_and_a_dtype(byte_model):
     want = model.unstack(jax.tree.map(jnp.asarray, params))
     jax.tree.map(np.testing.assert_array_equal, got, want)
     config, half, _ = sample.load(top / "hf", "bfloat16")
-    assert config.dtype == half["lm_head"].rows.dtype == "bfloat16" and half["ln_f.bias"].dtype == jnp.float32
+    assert config.dtype == half["lm_head"].parts[0].dtype == "bfloat16" and half["ln_f.bias"].dtype == jnp.float32
     jax.tree.map(lambda a, b: np.testing.assert_array_equal(a, b.astype(jnp.bfloat16)), half["fc_in"], want["fc_in"])
 
 

@@ -137,6 +137,19 @@ def test_a_run_compiles_two_programs(monkeypatch):
     assert len(traced) == 2
 
 
+@pytest.mark.parametrize("rows", [1, 4])
+def test_half_the_memory_is_half_the_memory(rows):
+    """The loop that makes tokens keeps no copy of bfloat16 weights."""
+    config = Config(n_layer=2, n_head=4, n_embd=256, rotary_dim=16, block_size=64, vocab_size=4096, dtype="bfloat16")
+    params = {n: p.astype("bfloat16") if p.ndim > 1 else p for n, p in init_params(jax.random.key(0), config).items()}
+    cache = sample.init_cache(config, rows, 16, unstacked=True)
+    logits, zeros = jnp.zeros((rows, 4096)), jnp.zeros(rows, jnp.int32)
+    compiled = sample.decode.lower(unstack(params), cache, logits, zeros, zeros > 0, zeros + 8, 0, zeros, 0.8, 0.95,
+                                   config=config, n_vocab=4096, eot=0, steps=8).compile()
+    lm_head = 2 * 256 * 4096
+    assert compiled.memory_analysis().temp_size_in_bytes < lm_head
+
+
 def test_stop_reasons():
     (text, reason), = generate(PARAMS, CONFIG, TOKENIZER, ["abc"], 12, 0.8)
     assert reason == "length"
