@@ -27,6 +27,7 @@ from pathlib import Path
 
 import numpy as np
 import tiktoken
+from tiktoken_ext.openai_public import r50k_base
 from tqdm import tqdm
 
 PROJECT = Path(__file__).resolve().parent
@@ -61,14 +62,17 @@ GPT2_URL = "https://openaipublic.blob.core.windows.net/encodings/r50k_base.tikto
 END_OF_TEXT = b"<|endoftext|>"  # how the separator shows when it is decoded; this text in a file is ordinary text
 
 # CodeGen adds 38 whitespace runs to GPT-2's 50,257 entries: 31 down to 2 spaces are ids 50257 to 50286, 9 down to 2
-# tabs are 50287 to 50294. As special tokens of tiktoken they would not always match at their longest, so the text is
-# split here, by a greedy regex. 32 spaces are a run of 31 and one space that is left to the BPE.
+# tabs are 50287 to 50294. They are cut from the text before GPT-2's words, each as long as it can be: 32 spaces are a
+# run of 31 and one space that is left to the BPE. As special tokens of tiktoken they would not always be the longest.
 RUNS = [b" " * n for n in range(31, 1, -1)] + [b"\t" * n for n in range(9, 1, -1)]
+RUN = r" {2,31}|\t{2,9}"
+BLANK = r"(?:(?!  |\t\t)\s)"     # white space that begins no run
+CODEGEN_PATTERN = rf"{RUN}|'(?:[sdmt]|ll|ve|re)| ?\p{{L}}+| ?\p{{N}}+| ?[^\s\p{{L}}\p{{N}}]+|{BLANK}+(?!\S)|{BLANK}"
 # A lone surrogate is no valid UTF-8, hence nothing that tiktoken can encode: it goes in as its three bytes.
 SURROGATE = re.compile("([\ud800-\udfff])")
-WHITESPACE_RUN = re.compile("( {2,31}|\t{2,9}|[\ud800-\udfff])")
 # A merge takes up to n^2 steps in the length of one word and a regex may backtrack over it: cut the endless ones.
 ENDLESS = re.compile(r"(\S{4000}|\s{4000})")
+CODEGEN_ENDLESS = re.compile(rf"({RUN}|\S{{4000}}|{BLANK}{{4000}})")
 
 # How the text is cut before the merges, for every .tiktoken file: a digit alone; a line break with the blank lines and
 # the indentation after it (so a Python line starts with one token); letters, and all else, each with a space before.
@@ -83,8 +87,8 @@ class Tokenizer:
     vocab: list = dataclasses.field(repr=False)  # the bytes of each id, end of text included
     eot: int                 # id that ends each document; encode() never returns it
     bpe: object = None       # tiktoken.Encoding, or None for plain bytes
-    split: object = SURROGATE
-    fixed: dict = dataclasses.field(default_factory=dict)  # text -> id of the whitespace runs
+    endless: object = ENDLESS
+    runs: dict = dataclasses.field(default_factory=dict)  # text -> id of the whitespace runs
 
     @property
     def n_vocab(self):
@@ -96,13 +100,14 @@ class Tokenizer:
         if self.bpe is None:
             return list(text.encode("utf-8", "surrogatepass"))
         ids = []
-        for i, part in enumerate(self.split.split(text)):  # odd places: what `split` caught
-            if i % 2 and part in self.fixed:
-                ids.append(self.fixed[part])
-            elif i % 2:
+        for i, part in enumerate(SURROGATE.split(text)):  # odd places: a surrogate
+            if i % 2:
                 ids += [self.bpe.encode_single_token(bytes([b])) for b in part.encode("utf-8", "surrogatepass")]
-            elif part:
-                for piece in ENDLESS.split(part) if len(part) > 4000 else [part]:
+            else:
+                # Where 4000 characters are one word or one gap, one of these blocks of 2000 does not hold two words.
+                blocks = (part[i:i + 2000] for i in range(0, len(part) - 1999, 2000))
+                whole = all(len(block.split(None, 1)) == 2 for block in blocks)
+                for piece in [part] if whole else self.endless.split(part):
                     ids += self.bpe.encode_ordinary(piece)
         return ids
 
@@ -131,12 +136,14 @@ def get_tokenizer(name):
     if name == "bytes":
         return Tokenizer(name, [bytes([i]) for i in range(256)] + [END_OF_TEXT], 256)
     if name in ("gpt2", "codegen"):
-        bpe = gpt2_encoding()
-        vocab = [bpe.decode_single_token_bytes(i) for i in range(50257)]
+        gpt2 = gpt2_arguments()
+        vocab = [*gpt2["mergeable_ranks"], END_OF_TEXT]
         if name == "gpt2":
-            return Tokenizer(name, vocab, 50256, bpe)
-        fixed = {run.decode(): 50257 + i for i, run in enumerate(RUNS)}
-        return Tokenizer(name, vocab + RUNS, 50256, bpe, WHITESPACE_RUN, fixed)
+            return Tokenizer(name, vocab, 50256, tiktoken.Encoding(**gpt2))
+        runs = {run: 50257 + i for i, run in enumerate(RUNS)}
+        ranks = gpt2["mergeable_ranks"] | runs
+        bpe = tiktoken.Encoding(name, pat_str=CODEGEN_PATTERN, mergeable_ranks=ranks, special_tokens={})
+        return Tokenizer(name, vocab + RUNS, 50256, bpe, CODEGEN_ENDLESS, {run.decode(): i for run, i in runs.items()})
     path = PROJECT / "miniature" / "miniature.tiktoken" if name == "miniature" else Path(name)
     if path.suffix != ".tiktoken":
         raise ValueError(f"unknown tokenizer {name!r}: use gpt2, codegen, bytes, miniature or a .tiktoken file")
@@ -145,10 +152,10 @@ def get_tokenizer(name):
     return Tokenizer(name, list(ranks) + [END_OF_TEXT], len(ranks), bpe)
 
 
-def gpt2_encoding():
-    """GPT-2's BPE from tiktoken's cache, or downloaded into it once (0.8 MB)."""
+def gpt2_arguments():
+    """What tiktoken.Encoding makes GPT-2's BPE of, from tiktoken's cache, or downloaded into it once (0.8 MB)."""
     try:
-        return tiktoken.get_encoding("r50k_base")
+        return r50k_base()
     except Exception as error:  # requests' own errors, a checksum that differs, a cache folder that cannot be written
         file = hashlib.sha1(GPT2_URL.encode()).hexdigest()
         raise ValueError(f"GPT-2's vocabulary cannot be loaded ({type(error).__name__}): download {GPT2_URL}, "
@@ -187,7 +194,7 @@ SPELL = {b: chr(b) for b in KEPT} | {b: chr(256 + i) for i, b in enumerate(b for
 
 def hf_vocab(tokenizer):
     """Tokenizer -> {token as Hugging Face spells it: id}, and of these what is matched in the text before the BPE."""
-    added = {END_OF_TEXT.decode(): tokenizer.eot} | tokenizer.fixed
+    added = {END_OF_TEXT.decode(): tokenizer.eot} | tokenizer.runs
     ranks = {"".join(SPELL[b] for b in token): i for i, token in enumerate(tokenizer.vocab) if i not in added.values()}
     return ranks | added, added
 
@@ -404,8 +411,8 @@ def bounded_map(pool, function, items, window):
         yield pending.popleft().result()
 
 
-def batched(files, size=2 ** 20):
-    """(path, bytes) pairs -> lists of paths of about 1 MB together: work for some 0.1 s, little to keep in flight."""
+def batched(files, size=2 ** 18):
+    """(path, bytes) pairs -> lists of paths of about 256 KB together: work for some 0.04 s, little to keep in flight."""
     batch, total = [], 0
     for path, n_bytes in files:
         batch.append(path)
@@ -754,7 +761,8 @@ def prepare(args):
              "dropped": {}, "unreadable_folders": 0}
 
     def documents():
-        yield from prepare_documents(args.input, extensions, args.tokenizer, args.workers, args.language_prefix, counts,
+        workers = min(args.workers, 1 + sizes[1] // 2 ** 20)     # each starts in 0.3 s, and encodes 1 MB in less
+        yield from prepare_documents(args.input, extensions, args.tokenizer, workers, args.language_prefix, counts,
                                      sizes[0], skip)
         about["dropped"] = {reason: counts[reason] for reason in REASONS}
         about["files_seen"], about["unreadable_folders"] = counts["files_seen"], counts["unreadable_folders"]

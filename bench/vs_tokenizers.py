@@ -2,8 +2,9 @@
 
     pip install tokenizers && python bench/vs_tokenizers.py       TIKTOKEN_CACHE_DIR as for data.py
 
-Ours is the whole command `data.py prepare`, start-up, filters, duplicates, shuffle and packing included; the peer only reads
-the files and encodes them, in one batch. Files: the standard library and the installed packages, as much as is asked for."""
+"encode" is reading the files and encoding them, on both sides, after the vocabulary is loaded. "prepare" is the whole command
+`data.py prepare`, start-up, filters, duplicates, shuffle and packing included, beside a script of the peer that only reads and
+encodes. Files: the standard library and the installed packages, as much as is asked for."""
 import argparse
 import itertools
 import os
@@ -15,22 +16,39 @@ import time
 from pathlib import Path
 from statistics import median
 
-from versus import ROOT, machine, ratio
+from versus import CORES, ROOT, machine, ratio
 
 PEER = """
-import sys; from pathlib import Path; from tokenizers import Tokenizer
+import sys, time; from pathlib import Path; from tokenizers import Tokenizer
+tokenizer, start = Tokenizer.from_file(sys.argv[2]), time.perf_counter()
 texts = [f.read_text(encoding="utf-8", errors="replace") for f in Path(sys.argv[1]).rglob("*.py")]
-encoded = Tokenizer.from_file(sys.argv[2]).encode_batch_fast(texts, add_special_tokens=False)
-print(sum(len(e.ids) for e in encoded))
+encoded = tokenizer.encode_batch_fast(texts, add_special_tokens=False)
+n = sum(len(e.ids) for e in encoded)
+print(time.perf_counter() - start)
+"""
+OURS = """
+import sys, time, multiprocessing; from concurrent.futures import ProcessPoolExecutor; from pathlib import Path
+import data
+with ProcessPoolExecutor(data.CORES, multiprocessing.get_context("spawn"), data.start_worker, ("codegen",)) as pool:
+    list(pool.map(time.sleep, [0.5] * data.CORES))         # until all have loaded it
+    batches = data.batched((path, path.stat().st_size) for path in Path(sys.argv[1]).rglob("*.py"))
+    jobs = [[(path, digest, "") for path, _, digest in data.check_files(batch)] for batch in batches]
+    start = time.perf_counter()
+    n = sum(len(ids) for part in pool.map(data.tokenize_files, jobs) for ids in part)
+    print(time.perf_counter() - start)
 """
 
 
 def source(folder, size):
-    """Copy files until they are `size` bytes together, as often as that takes; a first line tells copies apart."""
-    files = sorted(f for key in ("stdlib", "purelib") for f in Path(sysconfig.get_path(key)).rglob("*.py"))
+    """Copy files until they are `size` bytes together, as often as that takes; a first line tells copies apart. Both sides get
+    the files that pass the filters."""
+    from data import filter_reason
+    files = [f for key in ("stdlib", "purelib") for f in sorted(Path(sysconfig.get_path(key)).rglob("*.py"))]
     made = 0
     for n, file in enumerate(itertools.cycle(files)):
         raw = b"# copy %d\n" % (n // len(files)) + file.read_bytes()
+        if filter_reason(raw):
+            continue
         (folder / f"{n}.py").write_bytes(raw)
         made += len(raw)
         if made >= size:
@@ -38,14 +56,15 @@ def source(folder, size):
 
 
 def timed(command):
-    """(seconds, peak MB of its largest process)."""
+    """(seconds of the whole command, peak MB of its largest process, what it printed last)."""
     start = time.perf_counter()
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-                               env=os.environ | {"RAYON_NUM_THREADS": str(os.cpu_count())})
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, cwd=ROOT,
+                               env=os.environ | {"RAYON_NUM_THREADS": str(CORES)})
+    printed = process.stdout.read().splitlines()
     _, status, usage = os.wait4(process.pid, 0)
     if status:
         raise SystemExit(f"{command} failed")
-    return time.perf_counter() - start, usage.ru_maxrss / 1024
+    return time.perf_counter() - start, usage.ru_maxrss / 1024, printed[-1]
 
 
 def main():
@@ -62,16 +81,19 @@ def main():
             files = work / f"{size}"
             files.mkdir()
             made = source(files, size * 10 ** 6) / 1e6
-            ours, theirs = [], []
+            runs = {"ours": [], "encode": [], "peer": []}
             for i in range(args.rounds):
-                ours.append(timed([sys.executable, ROOT / "data.py", "prepare", "--input", files, "--out", work / f"{size}-{i}",
-                                   "--tokenizer", "codegen"]))
-                theirs.append(timed([sys.executable, "-c", PEER, files, work / "tokenizer.json"]))
-            m, low, high = ratio([made / s for s, _ in ours], [made / s for s, _ in theirs])
-            rates = [median(made / seconds for seconds, _ in side) for side in (ours, theirs)]
-            print(f"| prepare | {made:.0f} MB | {rates[0]:.2f} | {rates[1]:.2f} (tokenizers) | "
-                  f"**{m:.2f}** ({low:.2f} to {high:.2f}) | MB/s · peak {max(m for _, m in ours):.0f} against "
-                  f"{max(m for _, m in theirs):.0f} MB |", flush=True)
+                runs["encode"].append(timed([sys.executable, "-c", OURS, files]))
+                runs["ours"].append(timed([sys.executable, ROOT / "data.py", "prepare", "--input", files, "--out",
+                                           work / f"{size}-{i}", "--tokenizer", "codegen"]))
+                runs["peer"].append(timed([sys.executable, "-c", PEER, files, work / "tokenizer.json"]))
+            whole = {side: [made / seconds for seconds, *_ in r] for side, r in runs.items()}
+            inside = {side: [made / float(r[-1]) for r in runs[side]] for side in ("encode", "peer")}
+            memory = {side: max(mb for _, mb, _ in r) for side, r in runs.items()}
+            for what, a, b in ("encode", inside["encode"], inside["peer"]), ("prepare", whole["ours"], whole["peer"]):
+                m, low, high = ratio(a, b)
+                print(f"| {what} | {made:.0f} MB | {median(a):.2f} | {median(b):.2f} (tokenizers) | **{m:.2f}** ({low:.2f} to "
+                      f"{high:.2f}) | MB/s · peak {memory['ours']:.0f} against {memory['peer']:.0f} MB |", flush=True)
 
 
 if __name__ == "__main__":

@@ -75,6 +75,16 @@ def test_whitespace_runs(tokenizers, n):
     assert tokenizers["codegen"].encode("\t" * n) == [50287] * (n // 9) + {0: [], 1: single}.get(rest, [50296 - rest])
 
 
+@given(text=st.text(st.sampled_from(" \t\n\r\u00a0ab1'.\u00e9\ud800")))
+@settings(deadline=None, max_examples=300)
+def test_runs_are_cut_before_gpt2_sees_the_text(tokenizers, text):
+    """One pattern does what the definition says: split at the runs, each as long as it can be, and GPT-2 for the rest."""
+    want = []
+    for i, part in enumerate(re.split("( {2,31}|\t{2,9})", text)):
+        want += [tokenizers["codegen"].runs[part]] if i % 2 else tokenizers["gpt2"].encode(part)
+    assert tokenizers["codegen"].encode(text) == want
+
+
 def test_codegen_is_gpt2_but_for_the_runs(tokenizers):
     gpt2, codegen = tokenizers["gpt2"], tokenizers["codegen"]
     assert codegen.encode("    return x") == [50284, *gpt2.encode("return x")]    # no space before "return"
