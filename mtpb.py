@@ -16,6 +16,7 @@ import math
 import numbers
 import platform
 import signal
+import sys
 import time
 from collections import Counter, defaultdict
 from pathlib import Path
@@ -174,7 +175,9 @@ def describe(x, casts=()):
         said = {"value": encode(x, look=False)}
     except Exception:       # too large, too deep
         said = {"value": ["object", {}]}
-    exact = x is None or type(x) in (bool, int, float, str, list, tuple, np.ndarray) or isinstance(x, np.generic)
+    np = sys.modules.get("numpy")
+    exact = x is None or type(x) in (bool, int, float, str, list, tuple)
+    exact = exact or np is not None and (type(x) is np.ndarray or isinstance(x, np.generic))
     odd = type(x) is list and x and isinstance(x[0], tuple) and type(x[0]) is not tuple     # not "relaxed", unlike tuples
     tree = said["value"] if isinstance(said["value"], list) else [None]
     if exact and not odd and tree[0] != "object" or tree[0] == "series":

@@ -96,7 +96,7 @@ def test_the_other_ways_of_isolation_give_the_same_verdicts(isolation, monkeypat
         humaneval.Worker(isolation).stop()
     except OSError as error:
         pytest.skip(f"{isolation} does not work on this machine: {error}")
-    monkeypatch.setattr(humaneval, "first_worker", lambda unsafe, inside: humaneval.Worker(isolation, inside))
+    monkeypatch.setattr(humaneval, "first_worker", lambda unsafe, inside, warm: humaneval.Worker(isolation, inside, warm))
     names = list(programs.HOSTILE)
     needs_kernel = ("kill", "fork", "open(", "socket", "subprocess", "chroot", "environ", "ctypes", "ptrace", "memory")
     some = {n: programs.HOSTILE[n] for n in (names[::16] if isolation == "bwrap" else [
@@ -123,7 +123,7 @@ def test_a_timeout_without_the_processor_is_run_again_alone_and_a_busy_loop_is_n
 
 
 def test_without_isolation_scoring_refuses_in_one_line(monkeypatch):
-    def impossible(isolation, inside=()):
+    def impossible(isolation, inside=(), warm=()):
         raise OSError("not here")
     monkeypatch.setattr(humaneval, "Worker", impossible)
     with pytest.raises(ValueError, match="cannot be isolated here .*--unsafe"):
@@ -158,7 +158,7 @@ def test_keyrings_and_sockets_that_namespaces_do_not_divide_are_refused():
 
 def test_a_program_that_stops_its_parent_stops_only_itself(monkeypatch):
     """Without isolation it can; the scorer goes on with a new one."""
-    monkeypatch.setattr(humaneval, "first_worker", lambda unsafe, inside: humaneval.Worker("none", inside))
+    monkeypatch.setattr(humaneval, "first_worker", lambda unsafe, inside, warm: humaneval.Worker("none", inside, warm))
     monkeypatch.setattr(humaneval, "PATIENCE", 3)
     items = [(programs.PROBLEMS[0], STOPPER), (programs.PROBLEMS[0], "    return a + b\n")]
     assert [r["passed"] for r in check_all(items, timeout=1, workers=1)] == [False, True]
