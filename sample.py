@@ -127,10 +127,10 @@ def sample_token(keys, logits, temperature, top_p, n_vocab: int):
     takes the likeliest token.
     """
     logits = jnp.where(jnp.arange(logits.shape[-1]) < n_vocab, logits, -jnp.inf)
-    greedy = jnp.argmax(logits, -1)
     nucleus = top_p_filter(logits / jnp.maximum(temperature, 1e-4), top_p)
-    drawn = jax.vmap(jax.random.categorical)(keys, nucleus)
-    return jnp.where((temperature <= 0) | (top_p <= 0), greedy, drawn).astype(jnp.int32)
+    noise = jax.vmap(lambda key: jax.random.gumbel(key, logits.shape[1:]))(keys)     # argmax(log p + noise) is a draw from p
+    greedy = (temperature <= 0) | (top_p <= 0)
+    return jnp.argmax(jnp.where(greedy, logits, nucleus + noise), -1).astype(jnp.int32)
 
 
 def row_keys(seed, sample_ids, positions):
