@@ -357,7 +357,7 @@ def unstack(params):
     """Lay the weights out for sampling on a CPU, in place and one name at a time, and return params.
 
     Every layer gets arrays of its own, because XLA copies a layer that it takes out of a stack. Matrices are turned: see
-    `linear`. A token reads all weights once, so each copy would show."""
+    `turned_product`. A token reads all weights once, so each copy would show."""
     @partial(jax.jit, static_argnames="inputs")
     def turn(stack, i, inputs):                                          # I is the product of the first `inputs` axes
         w = stack[i].reshape(np.prod(stack.shape[1:1 + inputs]), -1)     # (I, O)
