@@ -415,7 +415,7 @@ def load(ckpt, dtype=None):
     if dtype:
         config = dataclasses.replace(config, dtype=dtype)
     params = load_params(folder, config, dtype=dtype or "float32")
-    return config, unstack(params) if jax.default_backend() == "cpu" else params, get_tokenizer(meta["tokenizer"])
+    return config, params if jax.default_backend() == "tpu" else unstack(params), get_tokenizer(meta["tokenizer"])
 
 
 # ---------------------------------------------------- the session ------------------------------------------------

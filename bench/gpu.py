@@ -56,7 +56,7 @@ def attention(preset):
     error = lambda got: [float(jnp.linalg.norm(a.astype(jnp.float32) - b) / jnp.linalg.norm(b)) for a, b in zip(got, want)]
     forms = {"kernel": model.attention, "all scores at once": reference}
     return {n: dict(error=error(run(f)(q, k, v, g)), ms=1e3 * seconds(run(f))) for n, f in forms.items()} | \
-        dict(kernel=getattr(model.attention_kernel(jax.default_backend(), q), "__name__", None))
+        dict(name=getattr(model.attention_kernel(jax.default_backend(), q), "__name__", None))
 
 
 def trained(preset, batch, remat):
@@ -83,7 +83,7 @@ def trained(preset, batch, remat):
                 peak_gb=(jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use", 0) / 1e9)
 
 
-def sampled(preset, rows, layout="stacked"):
+def sampled(preset, rows, layout="unstacked"):
     """Tokens a second of all rows, and GB/s of weights: a token of all rows reads each of them once."""
     import jax
     import numpy as np
