@@ -15,7 +15,7 @@ from statistics import median
 from versus import ROOT
 
 #          preset, sequences at a time, whether a layer runs again in the backward pass
-TRAIN = [("350M", 8, False), ("350M", 8, True), ("350M", 32, True), ("1B", 8, True), ("2.7B", 4, True)]
+TRAIN = [("350M", 8, False), ("350M", 16, False), ("350M", 8, True), ("1B", 8, True), ("2.7B", 4, True)]
 #          preset, rows
 SAMPLE = [("350M", 1), ("350M", 8), ("350M", 64), ("2.7B", 1), ("2.7B", 64), ("6.1B", 1), ("6.1B", 16), ("16.1B", 1)]
 NEW = 128       # tokens sampled
