@@ -105,7 +105,7 @@ class Tokenizer:
                 ids += [self.bpe.encode_single_token(bytes([b])) for b in part.encode("utf-8", "surrogatepass")]
             else:
                 # Where 4000 characters are one word or one gap, one of these blocks of 2000 does not hold two words.
-                blocks = (part[i:i + 2000] for i in range(0, len(part) - 1999, 2000))
+                blocks = (part[start:start + 2000] for start in range(0, len(part) - 1999, 2000))
                 whole = all(len(block.split(None, 1)) == 2 for block in blocks)
                 for piece in [part] if whole else self.endless.split(part):
                     ids += self.bpe.encode_ordinary(piece)

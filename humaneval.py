@@ -848,8 +848,8 @@ def run_programs(items, job, talk, judge, timeout, workers=CORES, unsafe=False, 
     on the number of workers."""
     if not items:
         return [], "none"
-    numpy = any(re.search("numpy|pandas", job(item)["source"]) for item in items)
-    warm = (*WARM, "numpy") if numpy else WARM
+    arrays = any(re.search("numpy|pandas", job(item)["source"]) for item in items)
+    warm = (*WARM, "numpy") if arrays else WARM
     crew = [first_worker(unsafe, inside, warm)]
     pool, idle = ThreadPoolExecutor(min(workers, len(items))), queue.SimpleQueue()
 

@@ -108,6 +108,12 @@ def test_the_other_ways_of_isolation_give_the_same_verdicts(isolation, monkeypat
     assert left_behind() == []
 
 
+def test_a_program_may_import_numpy_without_naming_it():
+    """The sandbox has imported it only where a program names it."""
+    body = '    import importlib\n    return importlib.import_module("num" + "py").int64(a + b)\n'
+    assert check_correctness(programs.PROBLEMS[0], body, timeout=10)["passed"]
+
+
 def test_verdicts_do_not_depend_on_workers_or_order():
     chosen = [(i, c) for i, c, _ in list(programs.HOSTILE.values())[:12]] + list(programs.UNUSUAL.values())[:12]
     items = [(programs.PROBLEMS[i], c) for i, c in chosen]
