@@ -1,5 +1,6 @@
 """Eight virtual CPU devices for every test, and the benchmark files of a folder beside the checkout where there is one."""
 import os
+import signal
 import tempfile
 from pathlib import Path
 
@@ -10,6 +11,8 @@ for variable, folder in (("TIKTOKEN_CACHE_DIR", "tiktoken"), ("CODEGEN_BENCHMARK
     if (beside / folder).is_dir():
         os.environ.setdefault(variable, str(beside / folder))
 os.environ["JAX_PLATFORMS"] = "cpu"
+# Where a shell has started the tests in the background SIGINT is ignored, and would be in every command that they run.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 # Many tests and the commands that they run compile the same programs: the first to need one keeps it for the others.
 COMPILED = tempfile.TemporaryDirectory()
 os.environ.update(JAX_COMPILATION_CACHE_DIR=COMPILED.name, JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS="0.1",
