@@ -294,7 +294,7 @@ def linear(x, w, split, fsdp=(), dtype=None):
     """x times a weight, summed in float32 if dtype says so. x: (N, I), w: (I, ..., O, ...) with axis `split` sharded over
     fsdp -> (N, O)."""
     if isinstance(w, Turned):
-        parts = [turned_product(x[:, i * INPUTS:][:, :INPUTS], rows.astype(x.dtype)) for i, rows in enumerate(w.parts)]
+        parts = [turned_product(x[:, i * INPUTS:(i + 1) * INPUTS], rows.astype(x.dtype)) for i, rows in enumerate(w.parts)]
         return sum(parts).astype(dtype or x.dtype)
     w = gather(w, split, fsdp, x.dtype)
     return jnp.dot(x, w.reshape(x.shape[1], -1), preferred_element_type=dtype)
@@ -361,7 +361,7 @@ def unstack(params):
     @partial(jax.jit, static_argnames="inputs")
     def turn(stack, i, inputs):                                          # I is the product of the first `inputs` axes
         w = stack[i].reshape(np.prod(stack.shape[1:1 + inputs]), -1)     # (I, O)
-        return Turned(tuple(w[i:i + INPUTS].T for i in range(0, len(w), INPUTS)))
+        return Turned(tuple(w[start:start + INPUTS].T for start in range(0, len(w), INPUTS)))
 
     for name in LAYER:
         stack, inputs = params[name], 2 if name == "out_proj" else 1

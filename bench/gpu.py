@@ -12,7 +12,7 @@ import sys
 import time
 from statistics import median
 
-from versus import ROOT
+from versus import ROOT, numbers
 
 #          preset, sequences at a time, whether a layer runs again in the backward pass
 TRAIN = [("350M", 8, False), ("350M", 16, False), ("350M", 8, True), ("1B", 8, True), ("2.7B", 4, True)]
@@ -98,15 +98,10 @@ def sampled(preset, rows, layout="unstacked"):
     if layout == "unstacked":
         params = model.unstack(params)
 
-    class Numbers:      # a tokenizer for a bench: token t is the character t
-        n_vocab, eot = config.vocab_size - 1, config.vocab_size - 1
-        encode = staticmethod(lambda text: [ord(c) for c in text])
-        decode = staticmethod(lambda ids: "".join(map(chr, ids)))
-
     prompt, times = "".join(map(chr, np.random.default_rng(0).integers(1, 500, 16))), []
     for _ in range(4):
         start = time.perf_counter()
-        texts = sample.generate(params, config, Numbers, [prompt] * rows, NEW, temperature=0.8, top_p=0.95)
+        texts = sample.generate(params, config, numbers(config), [prompt] * rows, NEW, temperature=0.8, top_p=0.95)
         times.append(time.perf_counter() - start)
     rate = sum(len(text) for text, _ in texts) / median(times[1:])
     weights = 2 * (model.num_params(config) - config.vocab_size * config.n_embd)

@@ -12,17 +12,19 @@ import sys
 from importlib import metadata
 from pathlib import Path
 from statistics import median
+from types import SimpleNamespace
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
-def flags(doc, rounds):
+def flags(doc, rounds, gpu=False):
     """The parser of a vs_*.py: its rounds, and what `versus` gives to the process of a side."""
     p = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--rounds", type=int, default=rounds, help=f"measurements of each side (default {rounds})")
-    p.add_argument("--gpu", action="store_true", help="both sides on one GPU, in bfloat16, at sizes for one")
+    if gpu:
+        p.add_argument("--gpu", action="store_true", help="both sides on one GPU, in bfloat16, at sizes for one")
     p.add_argument("--side", help=argparse.SUPPRESS)
     p.add_argument("--shape", help=argparse.SUPPRESS)
     return p
@@ -79,6 +81,12 @@ def report(subject, unit, shape, figures, more=""):
     m, low, high = ratio(figures["ours"], figures[peer])
     print(f"| {subject} | {shape} | {median(figures['ours']):,.1f} | {median(figures[peer]):,.1f} ({peer}) | "
           f"**{m:.2f}** ({low:.2f} to {high:.2f}) | {unit} {more}|", flush=True)
+
+
+def numbers(config):
+    """A tokenizer for a bench: token t is the character t."""
+    return SimpleNamespace(n_vocab=config.vocab_size - 1, eot=config.vocab_size - 1, encode=lambda text: [ord(c) for c in text],
+                           decode=lambda ids: "".join(map(chr, ids)))
 
 
 def machine(*packages):

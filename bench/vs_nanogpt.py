@@ -101,7 +101,7 @@ def torch_gpt(shape, compiled):
 
 
 def main():
-    args = flags(__doc__, 15).parse_args()
+    args = flags(__doc__, 15, gpu=True).parse_args()
     if args.side:
         return serve({"ours": lambda: ours(args.shape), "torch": lambda: torch_gpt(args.shape, False),
                       "torch.compile": lambda: torch_gpt(args.shape, True), "peak": lambda: matrix_peak}[args.side]())

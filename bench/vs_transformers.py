@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from statistics import median
 
-from versus import CORES, flags, machine, on_gpu, ratio, report, serve, versus
+from versus import CORES, flags, machine, numbers, on_gpu, ratio, report, serve, versus
 
 #           preset, rows, new tokens
 SHAPES = {"toy x 1": ("toy", 1, 128), "toy x 64": ("toy", 64, 128), "350M x 1": ("350M", 1, 24), "350M x 8": ("350M", 8, 24)}
@@ -42,16 +42,11 @@ def ours(shape, dtype="float32"):
     preset, rows, new = (SHAPES | GPU_SHAPES)[shape]
     config, params, _ = sample.load(folder(preset), "bfloat16" if shape in GPU_SHAPES else dtype)
 
-    class Numbers:      # a tokenizer for a bench: token t is the character t
-        n_vocab, eot = config.vocab_size - 1, config.vocab_size - 1
-        encode = staticmethod(lambda text: [ord(c) for c in text])
-        decode = staticmethod(lambda ids: "".join(map(chr, ids)))
-
     prompt = "".join(map(chr, np.random.default_rng(0).integers(1, 500, PROMPT)))
 
     def measure():
         start = time.perf_counter()
-        texts = sample.generate(params, config, Numbers, [prompt] * rows, new, temperature=0.8, top_p=0.95)
+        texts = sample.generate(params, config, numbers(config), [prompt] * rows, new, temperature=0.8, top_p=0.95)
         return sum(len(text) for text, _ in texts) / (time.perf_counter() - start)
     return measure
 
@@ -96,7 +91,7 @@ def weights_read(shape, tokens_per_s):
 
 
 def main():
-    p = flags(__doc__, 7)
+    p = flags(__doc__, 7, gpu=True)
     p.add_argument("--only", default="", help="shapes whose name holds this text")
     args = p.parse_args()
     if args.side:
