@@ -21,39 +21,15 @@ import re
 import shutil
 import signal
 import stat
-import sys
 import threading
 from pathlib import Path
+
+from harness.cli import CORES, PROJECT, cli, one_line_errors
 
 import numpy as np
 import tiktoken
 from tiktoken_ext.openai_public import r50k_base
 from tqdm import tqdm
-
-PROJECT = Path(__file__).resolve().parent
-CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()  # ours, not the machine's
-
-
-def cli(main):
-    """Runs a script's main(): bad input (ValueError, OSError) is one line on stderr and exit code 2, Ctrl-C is 130."""
-    try:
-        main()
-        sys.stdout.flush()
-    except KeyboardInterrupt:
-        sys.exit(130)
-    except BrokenPipeError:  # the reader of our output has gone (`... | head`); nobody is left to tell
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(141)
-    except (ValueError, OSError) as error:
-        print(f"{Path(sys.argv[0]).name}: error: {' '.join(str(error).split())}", file=sys.stderr)
-        sys.exit(2)
-
-
-def one_line_errors(parser):
-    """Makes an argparse parser report a bad flag in one line, without the usage text, still with exit code 2."""
-    parser.error = lambda message: parser.exit(2, f"{parser.prog}: error: {message} (--help lists the flags)\n")
-    return parser
-
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Tokenizers

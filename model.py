@@ -21,6 +21,8 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+from harness.cli import cli, one_line_errors
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -30,7 +32,7 @@ from jax.sharding import PartitionSpec as P
 from tqdm import tqdm
 
 import tpu_mesh
-from data import cli, get_tokenizer, one_line_errors, read_hf_tokenizer, write_hf_tokenizer
+from data import get_tokenizer, read_hf_tokenizer, write_hf_tokenizer
 from tpu_mesh import gather, vary
 
 

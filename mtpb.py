@@ -8,25 +8,33 @@ A problem has 3 to 9 prompts and 5 cases, which fill the prompts' templates. The
 program passes when the first argument of its last print is the expected value; the pass rate is the share that passes.
 """
 import argparse
-import contextlib
 import importlib.util
-import itertools
 import json
 import math
 import numbers
 import platform
-import signal
-import sys
-import time
+import secrets
 from collections import Counter, defaultdict
 from pathlib import Path
+
+from harness.cli import CORES, call_script, cli, one_line_errors, pass_flags
+from harness.files import (
+    append_records,
+    find_benchmark,
+    is_official,
+    read_lines,
+    replace_file,
+    results_path,
+    resume,
+    settings_of,
+)
+from harness.messages import Opaque, Series, decode
+from harness.outside import first_worker, run_programs
 
 import numpy as np
 from tqdm import tqdm
 
 import humaneval
-from data import CORES, cli, one_line_errors
-from humaneval import MESSAGE, Opaque, Series, append_records, decode, encode, is_official, read_lines, replace_file
 
 PREFIX = "# Import libraries.\n\nimport numpy as np\n\n"       # how every history begins
 MAX_GEN_LENGTH = 256        # tokens a turn where the problem names none (problems 39 to 45)
@@ -122,7 +130,7 @@ def generate(problems, path, settings, new_chat, logprob, stop, batch_size=64):
     [sum of log p, tokens] of its prompts, given the code of this first sample between them.
     """
     mode, n = settings["mode"], settings["n"]
-    done, lock = humaneval.resume(path, settings, "id", {p["id"]: n * len(p["cases"]) for p in problems})
+    done, lock = resume(path, settings, "id", {p["id"]: n * len(p["cases"]) for p in problems})
     with lock:
         for index, p in enumerate(tqdm(problems, "problems", disable=None)):
             if p["id"] in done:
@@ -146,107 +154,6 @@ def generate(problems, path, settings, new_chat, logprob, stop, batch_size=64):
             for i, likelihood in zip(first, likelihoods):
                 records[i]["prompt_logprob"] = list(likelihood)
             append_records(path, records)
-
-
-# ----------------------------------- inside the isolated process: run, and say what was printed ------------------
-# The next three functions travel as source text to the process that runs the program (humaneval.Worker). The program can
-# reach them there, and gains nothing: the expected value is never there, so a forged message says no more than a print.
-
-def print_last(source: str) -> str:
-    """The official rewrite: unless the last top-level statement calls a name that begins with print, its value is
-    wrapped in a print. `x = v` becomes `x = print(v)`. Where that fails the program stays as it is."""
-    import ast
-    try:
-        tree = ast.parse(source)
-        last = tree.body[-1]
-        called = getattr(getattr(last, "value", None), "func", None)
-        if isinstance(called, ast.Name) and called.id.startswith("print"):
-            return source
-        last.value = ast.Call(func=ast.Name(id="print", ctx=ast.Load()), args=[last.value], keywords=[])
-        return ast.unparse(ast.fix_missing_locations(tree))
-    except Exception:       # for, if, def have no value; deep trees and what does not parse at all
-        return source
-
-
-def describe(x, casts=()):
-    """What the judge needs to know of a printed value: its plain form, and for what is not plain what the casts named
-    make of it. A cast runs the object's own code and list may use up an iterator, so that comes at the very end."""
-    try:
-        said = {"value": encode(x, look=False)}
-    except Exception:       # too large, too deep
-        said = {"value": ["object", {}]}
-    np = sys.modules.get("numpy")
-    exact = x is None or type(x) in (bool, int, float, str, list, tuple)
-    exact = exact or np is not None and (type(x) is np.ndarray or isinstance(x, np.generic))
-    odd = type(x) is list and x and isinstance(x[0], tuple) and type(x[0]) is not tuple     # not "relaxed", unlike tuples
-    tree = said["value"] if isinstance(said["value"], list) else [None]
-    if exact and not odd and tree[0] != "object" or tree[0] == "series":
-        return said
-    said["casts"] = {}
-    for cast in casts:
-        try:
-            made = cast(itertools.islice(iter(x), 10_001) if cast is list else x)
-            if cast is not list or len(made) <= 10_000:
-                said["casts"][cast.__name__] = encode(made, look=False)
-        except BaseException:       # SystemExit too: this is the program's code
-            pass
-    return said
-
-
-def run_program(channel, job):
-    """Run a program and send what it printed last, as it happens and again at the end: {"printed": described value or
-    null, "error": null while it runs, "" or what ended it}. The last message counts.
-
-    As in the official scorer the program has a global print that notes its arguments before it prints, a list that
-    is changed after its print is judged as it is at the end, and the time limit is an exception in the program."""
-    import builtins
-    import io
-    import threading
-    turn = threading.Lock()             # threads may print
-    last, count, sent, late = None, 0, 0.0, False
-
-    class Sink(io.StringIO):            # takes any character, keeps none
-        def write(self, text):
-            return len(text)
-
-    def tell(error, casts=(str,), end=False):
-        message = {"secret": job["secret"], "printed": describe(last[0], casts) if last else None, "error": error, "end": end}
-        if len(json.dumps(message)) > MESSAGE:
-            message["printed"] = {"value": ["object", {}]}      # too large to judge, but the next print may not be
-        with turn:
-            channel.send(message)
-
-    def noting_print(*args, **kwargs):
-        nonlocal last, count, sent
-        last, count = args, count + 1
-        # A program that dies or hangs has said this much. A loop of a million prints is sampled in time.
-        if count <= 100 or time.monotonic() > sent + 0.1:
-            with contextlib.suppress(ValueError):
-                tell(None)
-            sent = time.monotonic()
-        return builtins.print(*args, **kwargs)
-
-    def alarm(*_):
-        nonlocal late
-        late = True
-        raise TimeoutError("timed out")
-
-    noting_print.__name__ = noting_print.__qualname__ = "print"
-    signal.signal(signal.SIGALRM, alarm)
-    signal.setitimer(signal.ITIMER_REAL, job.get("timeout", 0))
-    error = ""
-    try:
-        with contextlib.redirect_stdout(Sink()):
-            exec(print_last(job["source"]), {"__name__": "__main__", "builtins": builtins, "print": noting_print})
-    except SystemExit as stop:
-        error = "" if stop.code in (None, 0) else "SystemExit"
-    except BaseException as caught:     # its text is the program's code: the type alone is safe to ask for
-        error = type(caught).__name__
-    signal.setitimer(signal.ITIMER_REAL, 0)
-    error = "timed out" if late else error
-    tell(error)
-    tell(error, (str, int, float))
-    tell(error, (str, int, float, list), end=True)      # may hang on an endless iterator: then the one before counts
 
 
 # ------------------------------------------------ outside: the verdicts ------------------------------------------
@@ -361,11 +268,10 @@ def judge_all(items, timeout=TIMEOUT, workers=CORES, unsafe=False):
         if said[-1]["error"] == "timed out":
             raise TimeoutError
 
-    secret = humaneval.secrets.token_hex(8)
-    return humaneval.run_programs(
-        items, lambda item: {"secret": secret, "source": item[0], "timeout": timeout}, talk,
-        lambda item, said, how: judge(said, how, item[1]), timeout, workers, unsafe,
-        (print_last, describe, run_program), grace=2)
+    secret = secrets.token_hex(8)
+    return run_programs(
+        items, "prints", lambda item: {"secret": secret, "source": item[0], "timeout": timeout}, talk,
+        lambda item, said, how: judge(said, how, item[1]), timeout, workers, unsafe, grace=2)
 
 
 # ------------------------------------------------------- score ---------------------------------------------------
@@ -457,7 +363,7 @@ def score(problems, paths, rules="official", timeout=TIMEOUT, workers=CORES, uns
           settings=None):
     """Run every sample, write FILE_results.jsonl beside the first file, print the report -> its figures as a dict."""
     records = read_samples(paths, problems)
-    results = humaneval.results_path(paths[0])
+    results = results_path(paths[0])
     replace_file(results, b"")                  # not writable? Better to hear it before everything has run
     ran, isolation = judge_all([(r["program"], r["gold"]) for r in records], timeout, workers, unsafe)
     verdicts = [verdict for verdict, _ in ran]
@@ -523,24 +429,24 @@ def generate_command(args, path):
 
 def run_command(args, path):
     """generate, then score, each in a process of its own: the one that starts programs never holds JAX."""
-    humaneval.first_worker(args.unsafe).stop()      # no isolation here? Better to hear it before hours of sampling
-    pick = lambda *names: [f"--problems={path}", *humaneval.pass_flags(args, names)]
-    humaneval.call_script(__file__, "generate", *pick("ckpt", "out", "mode", "n", "temperature", "top_p", "seed", "limit",
+    first_worker(args.unsafe).stop()      # no isolation here? Better to hear it before hours of sampling
+    pick = lambda *names: [f"--problems={path}", *pass_flags(args, names)]
+    call_script(__file__, "generate", *pick("ckpt", "out", "mode", "n", "temperature", "top_p", "seed", "limit",
                                                       "batch_size"))
-    humaneval.call_script(__file__, "score", *pick("rules", "timeout", "workers"), *["--unsafe"] * args.unsafe, "--", args.out)
+    call_script(__file__, "score", *pick("rules", "timeout", "workers"), *["--unsafe"] * args.unsafe, "--", args.out)
 
 
 def main():
     args = parse_args()
     humaneval.start(args)
-    path = Path(args.problems) if args.problems else humaneval.find_benchmark("mtpb.jsonl")
+    path = Path(args.problems) if args.problems else find_benchmark("mtpb.jsonl")
     if args.command == "generate":
         generate_command(args, path)
     elif args.command == "run":
         run_command(args, path)
     else:
         score(read_problems(path), args.samples, args.rules, args.timeout, args.workers, args.unsafe, is_official(path),
-              humaneval.settings_of(args.samples[0]))
+              settings_of(args.samples[0]))
 
 
 if __name__ == "__main__":

@@ -15,9 +15,11 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
+from harness.cli import CORES, cli, one_line_errors
+
 import numpy as np
 
-from data import CORES, cli, get_tokenizer, one_line_errors
+from data import get_tokenizer
 
 
 def parse_args(argv=None):

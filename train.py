@@ -21,6 +21,8 @@ import time
 from functools import partial
 from pathlib import Path
 
+from harness.cli import cli, one_line_errors
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -31,7 +33,7 @@ from tqdm import tqdm
 
 import model
 import tpu_mesh
-from data import cli, get_batch, get_tokenizer, one_line_errors, open_data
+from data import get_batch, get_tokenizer, open_data
 from model import CONFIGS, Config, flops_per_token, init_params, loss_fn, num_params, param_table
 from tpu_mesh import DATA, vary, varying
 

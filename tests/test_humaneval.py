@@ -13,14 +13,17 @@ from fractions import Fraction
 from math import comb
 from pathlib import Path
 
+from harness import files, outside
+from harness.messages import decode, encode
+
 import programs
 import pytest
 
 import humaneval
-from humaneval import check_all, check_correctness, decode, encode, estimate_pass_at_k
+from humaneval import check_all, check_correctness, estimate_pass_at_k
 
 ROOT = Path(__file__).parents[1]
-OFFICIAL = humaneval.find_benchmark("HumanEval.jsonl.gz")
+OFFICIAL = files.find_benchmark("HumanEval.jsonl.gz")
 
 
 def run(script, *args, env=None):
@@ -93,10 +96,10 @@ def test_unusual_programs_pass():
 def test_the_other_ways_of_isolation_give_the_same_verdicts(isolation, monkeypatch, tempting):
     """A sample of programs under bubblewrap; and with --unsafe those that need no kernel to be caught."""
     try:
-        humaneval.Worker(isolation).stop()
+        outside.Worker(isolation).stop()
     except OSError as error:
         pytest.skip(f"{isolation} does not work on this machine: {error}")
-    monkeypatch.setattr(humaneval, "first_worker", lambda unsafe, inside, warm: humaneval.Worker(isolation, inside, warm))
+    monkeypatch.setattr(outside, "first_worker", lambda unsafe, runner, warm: outside.Worker(isolation, runner, warm))
     names = list(programs.HOSTILE)
     needs_kernel = ("kill", "fork", "open(", "socket", "subprocess", "chroot", "environ", "ctypes", "ptrace", "memory")
     some = {n: programs.HOSTILE[n] for n in (names[::16] if isolation == "bwrap" else [
@@ -122,13 +125,13 @@ def test_verdicts_do_not_depend_on_workers_or_order():
 
 
 def test_a_timeout_without_the_processor_is_run_again_alone_and_a_busy_loop_is_not(monkeypatch):
-    seconds, run = [], humaneval.Worker.run
+    seconds, run = [], outside.Worker.run
 
     def spy(*args):
         result = run(*args)
         seconds.append(result[2])
         return result
-    monkeypatch.setattr(humaneval.Worker, "run", spy)
+    monkeypatch.setattr(outside.Worker, "run", spy)
     bodies = ["    while True: pass\n", "    import time\n    time.sleep(9)\n"]
     loop, sleep = check_all([(programs.PROBLEMS[0], body) for body in bodies], timeout=1, workers=1)
     assert sleep["result"] == loop["result"] == "timed out" and sleep["again"]
@@ -136,9 +139,9 @@ def test_a_timeout_without_the_processor_is_run_again_alone_and_a_busy_loop_is_n
 
 
 def test_without_isolation_scoring_refuses_in_one_line(monkeypatch):
-    def impossible(isolation, inside=(), warm=()):
+    def impossible(isolation, runner="", warm=()):
         raise OSError("not here")
-    monkeypatch.setattr(humaneval, "Worker", impossible)
+    monkeypatch.setattr(outside, "Worker", impossible)
     with pytest.raises(ValueError, match="cannot be isolated here .*--unsafe"):
         check_correctness(programs.PROBLEMS[0], "    return a + b\n")
 
@@ -171,8 +174,8 @@ def test_keyrings_and_sockets_that_namespaces_do_not_divide_are_refused():
 
 def test_a_program_that_stops_its_parent_stops_only_itself(monkeypatch):
     """Without isolation it can; the scorer goes on with a new one."""
-    monkeypatch.setattr(humaneval, "first_worker", lambda unsafe, inside, warm: humaneval.Worker("none", inside, warm))
-    monkeypatch.setattr(humaneval, "PATIENCE", 3)
+    monkeypatch.setattr(outside, "first_worker", lambda unsafe, runner, warm: outside.Worker("none", runner, warm))
+    monkeypatch.setattr(outside, "PATIENCE", 3)
     items = [(programs.PROBLEMS[0], STOPPER), (programs.PROBLEMS[0], "    return a + b\n")]
     assert [r["passed"] for r in check_all(items, timeout=1, workers=1)] == [False, True]
 
@@ -294,12 +297,12 @@ def test_a_benchmark_that_cannot_be_fetched_or_differs_is_one_line(tmp_path, mon
 
     def offline(url, timeout):
         raise OSError("no network")
-    monkeypatch.setattr(humaneval.urllib.request, "urlopen", offline)
+    monkeypatch.setattr(files.urllib.request, "urlopen", offline)
     with pytest.raises(ValueError, match="cannot be downloaded .* save https://.*HumanEval.jsonl.gz"):
-        humaneval.find_benchmark("HumanEval.jsonl.gz")
-    monkeypatch.setattr(humaneval.urllib.request, "urlopen", lambda url, timeout: open(__file__, "rb"))
+        files.find_benchmark("HumanEval.jsonl.gz")
+    monkeypatch.setattr(files.urllib.request, "urlopen", lambda url, timeout: open(__file__, "rb"))
     with pytest.raises(ValueError, match="not the official file"):
-        humaneval.find_benchmark("HumanEval.jsonl.gz")
+        files.find_benchmark("HumanEval.jsonl.gz")
     assert not list(tmp_path.rglob("*.gz*"))
 
 

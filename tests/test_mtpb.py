@@ -2,14 +2,16 @@
 import json
 from collections import Counter
 
+from harness.files import find_benchmark
+from harness.prints import print_last
+
 import numpy as np
 import pytest
 
-import humaneval
 import mtpb
-from mtpb import check_equivalence, check_strict, decode_printed, fill, judge, judge_all, print_last, read_problems
+from mtpb import check_equivalence, check_strict, decode_printed, fill, judge, judge_all, read_problems
 
-PROBLEMS = read_problems(humaneval.find_benchmark("mtpb.jsonl"))
+PROBLEMS = read_problems(find_benchmark("mtpb.jsonl"))
 BY_ID = {p["id"]: p for p in PROBLEMS}
 
 

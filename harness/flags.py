@@ -1,0 +1,88 @@
+"""What argparse calls for the text of a flag: the value, or an error that names the flag.
+
+Every flag of every command has one of these, `choices`, or takes no value; tests/test_flags.py walks over the parsers and
+holds that.
+"""
+import argparse
+import math
+import os
+from pathlib import Path
+
+
+def whole(low, high=2 ** 31 - 1):
+    """A whole number from low to high."""
+    def whole_number(text):
+        try:
+            value = int(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{text[:50]!r} is no whole number") from None
+        if not low <= value <= high:
+            raise argparse.ArgumentTypeError(f"{text[:50]} must lie between {low} and {high}")
+        return value
+    return whole_number
+
+
+def number(low, high=1e9):
+    """A finite number from low to high."""
+    def real_number(text):
+        try:
+            value = float(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{text[:50]!r} is no number") from None
+        if not (math.isfinite(value) and low <= value <= high):
+            raise argparse.ArgumentTypeError(f"{text[:50]} must lie between {low:g} and {high:g}")
+        return value
+    return real_number
+
+
+def listed(kind):
+    """Values separated by commas, each as `kind` reads it."""
+    def list_of_values(text):
+        return [kind(part) for part in text.split(",")]
+    return list_of_values
+
+
+def text(value):
+    """Any text but an empty one."""
+    if not value or "\0" in value:
+        raise argparse.ArgumentTypeError("is empty: give at least one character")
+    return value
+
+
+def file(value):
+    """A file that is there."""
+    if os.path.isdir(text(value)):
+        raise argparse.ArgumentTypeError(f"{value} is a folder, a file is expected")
+    if not os.path.exists(value):
+        raise argparse.ArgumentTypeError(f"{value}: no such file")
+    return value
+
+
+def folder(value):
+    """A folder that is there."""
+    if not os.path.exists(text(value)):
+        raise argparse.ArgumentTypeError(f"{value}: no such folder")
+    if not os.path.isdir(value):
+        raise argparse.ArgumentTypeError(f"{value} is a file, a folder is expected")
+    return value
+
+
+def new_file(value):
+    """A file to write: no folder stands at its name, and no file where a folder of its path should be."""
+    if os.path.isdir(text(value)) or value.endswith(os.sep):
+        raise argparse.ArgumentTypeError(f"{value} is a folder, the name of a file is expected")
+    return below_folders(value)
+
+
+def new_folder(value):
+    """A folder to make or to fill: no file stands at its name or in its path."""
+    if os.path.exists(text(value)) and not os.path.isdir(value):
+        raise argparse.ArgumentTypeError(f"{value} is a file, a folder is expected")
+    return below_folders(value)
+
+
+def below_folders(value):
+    for above in Path(value).parents:
+        if above.exists() and not above.is_dir():
+            raise argparse.ArgumentTypeError(f"{value}: {above} is a file, not a folder")
+    return value
