@@ -19,8 +19,10 @@ import shutil
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
+from fast.attention import TILE, fused_attention, kernel_for
+from fast.rotary import rotary as fast_rotary
+from fast.weights import Turned, turn, unroll
 from harness.cli import cli, one_line_errors
 
 import jax
@@ -112,7 +114,8 @@ def param_table(config: Config) -> dict:
     }
 
 
-LAYER = ("ln_1.scale", "ln_1.bias", "qkv_proj", "out_proj", "fc_in", "fc_in.bias", "fc_out", "fc_out.bias")
+# The names of a layer's weights, which are stacked; the others are there once.
+LAYER = tuple(n for n in param_table(Config()) if not n.startswith(("wte", "ln_f", "lm_head")))
 
 
 def init_params(key, config: Config) -> dict:
@@ -165,43 +168,41 @@ def layer_norm(x, scale, bias):
 
 
 def rotary(x, positions, rotary_dim: int):
-    """Rotate the pairs (0,1), (2,3), ... of the first R dims by position x 10000^(-2i/R); the other dims pass through.
+    """Rotate the pairs (0,1), (2,3), ... of the first R dims by position x 10000^(-2i/R).
 
-        (a, b) -> (a cos - b sin, b cos + a sin)  =  (a, b) cos + (-b, a) sin
+        (a, b) -> (a cos - b sin, b cos + a sin)
 
-    The score of a rotated q and k depends only on how far apart they are. x: (B, H, T, K), positions: (B or 1, T).
-    (-b, a) is a product with a constant matrix, exact, because taking every other number of a row and putting pairs back
-    together is slow on each kind of machine. The angles are float32: in bf16 position 257 would be rounded to 256.
+    The score of a rotated q and k then depends only on how far apart they are. The other K - R dims
+    pass through. x: (B, H, T, K), positions: (B or 1, T). Angles are float32, because in bf16
+    position 257 would be rounded to 256. `block` calls fast/rotary.py, the same as one product.
     """
-    K, R = x.shape[-1], rotary_dim
-    if R == 0:
-        return x
-    speed = 10000 ** (-(np.arange(K) // 2 * 2) / R) * (np.arange(K) < R)                  # (K,), 0 for the others
-    angle = positions[:, None, :, None].astype(jnp.float32) * speed.astype(np.float32)    # (B, 1, T, K)
-    cross = np.kron(np.eye(K // 2 + 1), [[0, 1], [-1, 0]])[:K, :K] * (np.arange(K) < R)   # (K, K)
-    crossed = jnp.matmul(x, cross.astype(x.dtype), precision="highest")
-    return (x * jnp.cos(angle) + crossed * jnp.sin(angle)).astype(x.dtype)
+    R = rotary_dim
+    speed = np.float32(10000 ** (-np.arange(0, R, 2) / max(R, 1)))       # (R/2,)
+    angle = positions[:, None, :, None].astype(jnp.float32) * speed      # (B or 1, 1, T, R/2)
+    cos, sin = jnp.cos(angle), jnp.sin(angle)
+    a, b = x[..., :R:2], x[..., 1:R:2]                                   # (B, H, T, R/2) each
+    pairs = jnp.stack([a * cos - b * sin, b * cos + a * sin], -1)        # (B, H, T, R/2, 2)
+    rotated = pairs.reshape(*x.shape[:-1], R)
+    return jnp.concatenate([rotated, x[..., R:]], -1).astype(x.dtype)
 
 
-QUERIES = 64    # rows of the score matrix that the plain form makes at a time
-TILE = 512      # rows and columns of the scores that a TPU keeps on the chip at a time
+QUERIES = 64    # rows of the score matrix that plain_attention makes at a time
 
 
 def attention(q, k, v):
-    """softmax(q k^T / sqrt(K)) v, each token looking at itself and back. q, k, v: (B, H, T, K) -> (B, H, T, K).
+    """softmax(q k^T / sqrt(K)) v, each token looking at itself and back. -> (B, H, T, K)
 
-    On a TPU or a GPU it is one of JAX's own kernels, which keeps the T x T scores on the chip: at T 2048 writing and
-    reading them would move ten times the bytes of all other activations. Elsewhere it is the plain form."""
-    kernel = attention_kernel(tpu_mesh.platform(), q)
-    return plain_attention(q, k, v) if kernel is None else fused_attention(kernel, q, k, v)
+    q, k, v: (B, H, T, K). TPUs and GPUs have a kernel for it, the others take the plain form."""
+    kernel = kernel_for(tpu_mesh.platform(), q)
+    return fused_attention(kernel, q, k, v) if kernel else plain_attention(q, k, v)
 
 
 def plain_attention(q, k, v):
     """The reference, and what a CPU runs.
 
-    Queries go in chunks, and a chunk meets only the keys up to its own end, so most of the masked half of the T x T
-    scores is never computed. Heads come second because a batched product wants its batch dimensions first: with
-    (B, T, H, K) XLA's CPU backend is three times slower.
+    Queries go in chunks, and a chunk meets only the keys up to its own end, so most of the masked
+    half of the T x T scores is never computed. Heads come second in (B, H, T, K) because a batched
+    product wants its batch dimensions first: otherwise XLA's CPU backend is three times slower.
     """
     T, outs = q.shape[2], []
     for start in range(0, T, QUERIES):
@@ -211,172 +212,87 @@ def plain_attention(q, k, v):
     return jnp.concatenate(outs, 2)
 
 
-def attention_kernel(platform, q):
-    """The kernel (q, k, v) -> (B, H, T, K) that JAX has for these shapes on this platform, or None."""
-    T, K = q.shape[-2:]
-    if platform == "tpu" and T % 128 == 0:
-        return splash_attention
-    if platform == "gpu" and q.dtype == jnp.bfloat16 and K <= 128 and K % 8 == 0:
-        return cudnn_attention
-    return None
-
-
-def splash_attention(q, k, v, interpret=False):
-    """JAX's Pallas kernel for TPUs: scores are made tile by tile, and tiles above the diagonal are skipped."""
-    from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as splash
-    from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
-    _, H, T, K = q.shape
-    tile = next(t for t in (TILE, 256, 128) if T % t == 0)
-    sizes = {f"block_{x}": tile for x in ("q", "kv", "kv_compute", "q_dkv", "kv_dkv", "kv_dkv_compute", "q_dq", "kv_dq")}
-    kernel = splash.make_splash_mha_single_device(masks.MultiHeadMask([masks.CausalMask((T, T))] * H),
-                                                  block_sizes=splash.BlockSizes(**sizes), interpret=interpret)
-    return jax.vmap(kernel)(q * K ** -0.5, k, v)
-
-
-def cudnn_attention(q, k, v):
-    """cuDNN's flash attention, through jax.nn."""
-    q, k, v = (x.swapaxes(1, 2) for x in (q, k, v))                      # (B, T, H, K)
-    return jax.nn.dot_product_attention(q, k, v, is_causal=True, implementation="cudnn").swapaxes(1, 2)
-
-
-@partial(jax.custom_vjp, nondiff_argnums=(0,))
-def fused_attention(kernel, q, k, v):
-    """A kernel inside shard_map. Each device works on its own rows and heads: no collective, forward or backward."""
-    return fused_forward(kernel, q, k, v)[0]
-
-
-def fused_forward(kernel, q, k, v):
-    return tpu_mesh.untracked(partial(jax.vjp, kernel), q, k, v)
-
-
-def fused_backward(kernel, pullback, grad):
-    return tpu_mesh.untracked(lambda pullback, grad: pullback(grad), pullback, grad)
-
-
-fused_attention.defvjp(fused_forward, fused_backward)
-
-
 def attend(q, parts, seen):
-    """Softmax in float32 over the keys that a query may see, then the average of their values -> (B, H, T, K).
+    """Softmax in float32 over the keys that a query may see, then the average of their values.
 
-    q: (B, H, T, K), parts: keys and values that stand one behind the other, [(k, v), ...], each (B, H, S, K). seen: bool, for
-    all keys, broadcast to (B, H, T, S + ...). The mask is a finite -1e10 so that no row can turn into NaN.
+    q: (B, H, T, K). parts: keys and values that stand one behind the other, [(k, v), ...], each
+    (B, H, S, K). seen: bool, for all keys, broadcast to (B, H, T, S + ...). -> (B, H, T, K). The
+    mask is a finite -1e10, because a row of -inf alone would turn into NaN.
     """
-    scores = [jnp.einsum("bhtk,bhsk->bhts", q, k, preferred_element_type=jnp.float32) for k, _ in parts]
-    scores = jnp.concatenate(scores, -1) * q.shape[-1] ** -0.5
+    product = partial(jnp.einsum, "bhtk,bhsk->bhts", preferred_element_type=jnp.float32)
+    scores = jnp.concatenate([product(q, k) for k, _ in parts], -1) * q.shape[-1] ** -0.5
     weights = jax.nn.softmax(jnp.where(seen, scores, -1e10)).astype(q.dtype)
-    weights = jnp.split(weights, np.cumsum([k.shape[2] for k, _ in parts])[:-1], -1)
+    ends = np.cumsum([k.shape[2] for k, _ in parts])[:-1]
+    weights = jnp.split(weights, ends, -1)                               # (B, H, T, S) for each part
     return sum(jnp.einsum("bhts,bhsk->bhtk", w, v) for w, (_, v) in zip(weights, parts))
 
 
-def cached_attention(q, k, v, cache, lengths, at):
-    """Attention of T tokens behind the `lengths` (B,) tokens that their rows hold and `at` new ones -> (a, (new_k, new_v)).
-
-    q, k, v: (B, H, T, K). cache: (keys, values, new_k, new_v), the first two (B, H, S, K), where row b has lengths[b] tokens,
-    the others (B, H, N, K), where every row writes at `at`. A loop that makes tokens so only reads the long part: when it
-    wrote there, XLA copied the whole of it, several times a token.
-    """
-    *old, new_k, new_v = cache
-    new = tuple(lax.dynamic_update_slice_in_dim(n, x.astype(n.dtype), at, 2) for n, x in ((new_k, k), (new_v, v)))
-    B, T, S, N = *q.shape[::2], old[0].shape[2], new_k.shape[2]
-    held = jnp.broadcast_to(jnp.arange(S) < lengths[:, None, None], (B, T, S))
-    behind = jnp.broadcast_to(jnp.arange(N) <= at + jnp.arange(T)[:, None], (B, T, N))
-    return attend(q, [old, new], jnp.concatenate([held, behind], -1)[:, None]), new
-
-
-class Turned(NamedTuple):
-    """A weight as matrices (O, i), a row for each output; each has some of the inputs."""
-    parts: tuple
-
-
-INPUTS = 2048     # of one part: XLA makes a loop of `one row @ weight` if the row, as float32, has less than 16 KB
-
-
 def linear(x, w, split, fsdp=(), dtype=None):
-    """x times a weight, summed in float32 if dtype says so. x: (N, I), w: (I, ..., O, ...) with axis `split` sharded over
-    fsdp -> (N, O)."""
+    """x times a weight. x: (N, I), w: (I, ..., O, ...), its axis `split` over fsdp -> (N, O).
+
+    The sum is float32 where dtype says so. A weight laid out for a CPU knows its own product."""
     if isinstance(w, Turned):
-        parts = [turned_product(x[:, i * INPUTS:(i + 1) * INPUTS], rows.astype(x.dtype)) for i, rows in enumerate(w.parts)]
-        return sum(parts).astype(dtype or x.dtype)
+        return w.product(x, dtype)
     w = gather(w, split, fsdp, x.dtype)
     return jnp.dot(x, w.reshape(x.shape[1], -1), preferred_element_type=dtype)
 
 
-def turned_product(x, rows):
-    """x (N, i) times rows (O, i) -> (N, O) float32, in the form in which XLA's CPU backend reads the weight fastest.
-
-    Few rows of x: the weight stands on the left and is read at 13 to 18 GB/s, beside 5 to 12 of x @ w, which packs it anew
-    each time. The barrier keeps XLA from turning the product back.
-    bfloat16: XLA first writes the weight as float32, unless the product is part of a sum; so x gets a column of zeros to add,
-    and is 2 to 3 times faster. A row alone is faster still as x @ w, a loop over the weight that converts in passing."""
-    product = partial(jnp.einsum, preferred_element_type=jnp.float32)
-    if len(x) > 32:
-        return product("ni,oi->no", x, rows)
-    if x.dtype == jnp.float32:
-        return lax.optimization_barrier(product("oi,ni->on", rows, x)).T
-    if len(x) == 1:
-        return lax.optimization_barrier(jnp.dot(x, rows.T, preferred_element_type=jnp.float32))
-    return lax.optimization_barrier(product("oi,nic->noc", rows, jnp.stack([x, jnp.zeros_like(x)], -1)).sum(-1))
-
-
 def block(x, w, config: Config, tp=(), fsdp=(), cache=None, lengths=None, at=0):
-    """One layer:  y = x + Attention(LN(x)) + MLP(LN(x)),  attention and MLP side by side on one LayerNorm.
+    """One layer, attention and MLP side by side on one LayerNorm (paper, section 2.2):
 
-    x: (B, T, D) activations, equal on every tp rank. w: this layer's weights. Each tp rank computes its heads and its
-    share of the feed-forward, and one all-reduce adds both up: one collective over tp forward, one backward.
-    For decoding there are cache, lengths and at, as in cached_attention. Returns (y, the new keys and values or None).
+        y = x + Attention(LN(x)) + MLP(LN(x))
+
+    x: (B, T, D) activations, equal on every tp rank. w: this layer's weights. Each tp rank computes
+    its heads and its share of the feed-forward, and one all-reduce adds both up: one collective over
+    tp forward, one backward. For decoding there are cache, lengths and at, as in cached_attention.
+    Returns (y, the new keys and values or None).
     """
     (B, T, D), dtype = x.shape, x.dtype
-    # Megatron's "f": said once, here, the backward pass adds up the tp ranks' gradients in one all-reduce.
+    # Megatron's "f": it does nothing forward. Because h may differ between tp ranks from here on,
+    # the backward pass adds up the ranks' gradients at this place, in one all-reduce.
     h = vary(layer_norm(x, w["ln_1.scale"], w["ln_1.bias"]), tp)         # (B, T, D)
-    h = h.reshape(B * T, D)    # plain matrix products: on a CPU half the time of the same ones with B and T apart
+    # Products of plain matrices take a CPU half the time of the same ones with B and T apart.
+    h = h.reshape(B * T, D)
 
+    heads = lambda x: x.reshape(B, T, -1, config.head_dim).swapaxes(1, 2)
     qkv = linear(h, w["qkv_proj"], 0, fsdp)                              # (B T, 3 H K)
-    q, k, v = (x.reshape(B, T, -1, config.head_dim).swapaxes(1, 2) for x in jnp.split(qkv, 3, 1))    # (B, H, T, K) each
-    here = jnp.arange(T)[None] if cache is None else lengths[:, None] + at + jnp.arange(T)        # (1 or B, T)
-    q, k = rotary(q, here, config.rotary_dim), rotary(k, here, config.rotary_dim)
-    a, new = (attention(q, k, v), None) if cache is None else cached_attention(q, k, v, cache, lengths, at)
+    q, k, v = map(heads, jnp.split(qkv, 3, 1))                           # (B, H, T, K) each
+    here = jnp.arange(T)[None]                                           # (1, T)
+    if cache is not None:
+        here = lengths[:, None] + at + here                              # (B, T)
+    q, k = (fast_rotary(x, here, config.rotary_dim) for x in (q, k))
+    if cache is None:
+        a, new = attention(q, k, v), None
+    else:
+        a, new = cached_attention(q, k, v, cache, lengths, at)
     a = a.swapaxes(1, 2).reshape(B * T, -1)                              # (B T, H K)
-    a = linear(a, w["out_proj"], 2, fsdp)                                # (B T, D), a part of the sum over heads
+    a = linear(a, w["out_proj"], 2, fsdp)                                # (B T, D), sum over own heads
 
     m = linear(h, w["fc_in"], 0, fsdp) + w["fc_in.bias"].astype(dtype)   # (B T, F)
-    m = linear(jax.nn.gelu(m), w["fc_out"], 1, fsdp)                     # (B T, D), a part of the sum over F; tanh-form gelu
+    m = jax.nn.gelu(m)                                                   # the tanh form
+    m = linear(m, w["fc_out"], 1, fsdp)                                  # (B T, D), sum over own F
 
-    # Megatron's "g". The bias comes after the sum, or it would be counted tp times.
-    return x + lax.psum(a + m, tp).reshape(B, T, D) + w["fc_out.bias"].astype(dtype), new
+    # Megatron's "g": the sum over ranks. The bias comes after it, or it would be counted tp times.
+    y = x + lax.psum(a + m, tp).reshape(B, T, D) + w["fc_out.bias"].astype(dtype)
+    return y, new
 
 
 def embed(wte, ids, dtype, tp=()):
-    """Rows of the embedding. wte: (V, D), ids: (B, T) -> (B, T, D). Each tp rank holds some rows and adds zeros for
-    the others; psum puts them together."""
+    """Rows of the embedding. wte: (V, D), ids: (B, T) -> (B, T, D).
+
+    Each tp rank holds V of the vocabulary's rows (rank 0 the first V, ...) and adds zeros for the
+    ids of others; psum puts them together. The rank is lax.axis_index(tp), which is 0 for tp=()."""
     local = ids - lax.axis_index(tp) * wte.shape[0]
     mine = (local >= 0) & (local < wte.shape[0])
     x = jnp.where(mine[..., None], wte[jnp.where(mine, local, 0)], 0)
     return lax.psum(x, tp).astype(dtype)
 
 
-def unstack(params):
-    """Lay the weights out for sampling, in place and one name at a time, and return params.
-
-    Every layer gets arrays of its own, because XLA copies a layer that it takes out of a stack. Matrices are turned: see
-    `turned_product`. A token reads all weights once, so each copy would show."""
-    @partial(jax.jit, static_argnames="inputs")
-    def turn(stack, i, inputs):                                          # I is the product of the first `inputs` axes
-        w = stack[i].reshape(np.prod(stack.shape[1:1 + inputs]), -1)     # (I, O)
-        return Turned(tuple(w[start:start + INPUTS].T for start in range(0, len(w), INPUTS)))
-
-    for name in LAYER:
-        stack, inputs = params[name], 2 if name == "out_proj" else 1
-        params[name] = tuple(stack[i] if stack.ndim == 2 else turn(stack, i, inputs) for i in range(len(stack)))
-    params["lm_head"] = turn(params["lm_head"][None], 0, 1)
-    return params
-
-
 def over_layers(layer, x, each, n_layer: int):
-    """x through layer(x, each[i]) -> (x, out) for i = 0 ... L-1. Returns (x, what came out, put together like `each`).
+    """x through layer(x, each[i]) -> (x, out) for i = 0 ... L-1. Returns (x, all outs, laid out as `each`).
 
-    each: a tree of arrays (L, ...), and one compiled layer is run L times; or of tuples of L arrays (unstack), and the program
-    has L layers."""
+    each: name -> array (L, ...), and one compiled layer is run L times; or name -> tuple of L arrays
+    (`unstack`), and the program has L layers."""
     if isinstance(each["qkv_proj"], tuple):
         outs = []
         for i in range(n_layer):
@@ -387,9 +303,8 @@ def over_layers(layer, x, each, n_layer: int):
 
 
 def unrolled(n_layer: int) -> bool:
-    """Whether the loop over stacked layers is written out: 1.5 times faster for a few layers on a CPU, 1.2 times for the 20 of
-    350M on a GPU (H200). On a TPU it only takes longer to compile."""
-    return tpu_mesh.platform() == "gpu" or tpu_mesh.platform() == "cpu" and n_layer <= 8
+    """Whether the loop over stacked layers is written out on this machine."""
+    return unroll(tpu_mesh.platform(), n_layer)
 
 
 def transformer(params, ids, config: Config, tp=(), fsdp=(), remat=False):
@@ -445,6 +360,31 @@ def loss_fn(params, tokens, config: Config, n_tokens=None, z_loss=1e-4, tp=(), f
 
 # --------------------------------------------------- the KV cache -------------------------------------------------
 
+def cached_attention(q, k, v, cache, lengths, at):
+    """Attention of T tokens that follow `lengths` (B,) cached and `at` new ones. q, k, v: (B, H, T, K).
+
+    cache: (keys, values, new_keys, new_values), (B, H, S, K) twice and (B, H, N, K) twice. Which
+    keys the T = 2 queries of a row with 5 cached tokens see (x), at = 1, S = 8, N = 4:
+
+                   keys, S               new_keys, N
+        query 0    x x x x x . . .       x x . .       the new key at place 1 is its own
+        query 1    x x x x x . . .       x x x .
+
+    A loop that makes tokens writes into the short part alone and only reads the long one, because
+    XLA copies all of an array that one program both reads and writes. -> ((B, H, T, K), new part)
+    """
+    keys, values, new_keys, new_values = cache
+    B, _, T, _ = q.shape
+    S, N = keys.shape[2], new_keys.shape[2]
+    write = lambda old, x: lax.dynamic_update_slice_in_dim(old, x.astype(old.dtype), at, 2)
+    new = write(new_keys, k), write(new_values, v)
+    held = jnp.arange(S) < lengths[:, None, None]                        # (B, 1, S)
+    made = jnp.arange(N) <= at + jnp.arange(T)[:, None]                  # (T, N)
+    seen = [jnp.broadcast_to(held, (B, T, S)), jnp.broadcast_to(made, (B, T, N))]
+    seen = jnp.concatenate(seen, -1)[:, None]                            # (B, 1, T, S + N)
+    return attend(q, [(keys, values), new], seen), new
+
+
 def init_cache(config: Config, batch: int, size: int = 0, unstacked=False):
     """Zeros for the keys and values of `size` tokens (block_size by default): dict(k, v), each (L, B, H, S, K), or a tuple of L
     arrays (B, H, S, K) for weights that are unstacked."""
@@ -479,6 +419,19 @@ def settle(cache, new, lengths):
         return old.at[..., rows, :, places, :].set(new, mode="drop")
 
     return jax.tree.map(write, cache, new)
+
+
+def unstack(params):
+    """Weights laid out for sampling on a CPU or GPU, in place, one name at a time -> params.
+
+    Every layer gets arrays of its own, because XLA copies a layer that it takes out of a stack, and
+    its matrices are turned (fast/weights.py)."""
+    for name in LAYER:
+        stack, inputs = params[name], 2 if name == "out_proj" else 1     # out_proj is (H, K, D)
+        layers = range(len(stack))
+        params[name] = tuple(stack[i] if stack.ndim == 2 else turn(stack, i, inputs) for i in layers)
+    params["lm_head"] = turn(params["lm_head"][None], 0)
+    return params
 
 
 # ------------------------------------------- released weights, in and out -----------------------------------------

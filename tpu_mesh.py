@@ -155,19 +155,6 @@ def platform() -> str:
     return "tpu" if kind.startswith("TPU") else "cpu" if kind == "cpu" else jax.default_backend()
 
 
-def untracked(f, *args):
-    """f(*args) for an f that does not say over which axes its results vary, as JAX's attention kernels do not.
-
-    It runs where shard_map does not track that, and its results vary wherever an argument does. Only for an f without
-    collectives, that is handed its own gradient as well: untracked, a derivative would not know what to add up."""
-    axes = tuple(sorted(frozenset().union(*map(varying, jax.tree.leaves(args)))))
-    if not axes:
-        return f(*args)
-    forget = lambda x: x[None][0]      # in there the result of any operation is untracked; the arguments still are not
-    inner = jax.shard_map(lambda *args: f(*jax.tree.map(forget, args)), in_specs=P(), out_specs=P(), check_vma=False)
-    return jax.tree.map(lambda x: vary(x, axes), inner(*args))
-
-
 @partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
 def gather(w, dim, fsdp, dtype):
     """A whole weight from the fsdp shards: cast first, so that half the bytes travel in bf16. Its gradient returns as

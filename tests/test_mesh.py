@@ -5,15 +5,13 @@ import subprocess
 import sys
 from pathlib import Path
 
-import jax
 import numpy as np
 import pytest
-from jax.sharding import PartitionSpec as P
 
 import tpu_mesh
 import train
-from model import CONFIGS, Config, fused_attention, num_params, plain_attention, splash_attention
-from tpu_mesh import CHIPS, Collective, links, make_mesh, places
+from model import CONFIGS, Config, num_params
+from tpu_mesh import CHIPS, Collective, links, places
 
 ROOT = Path(__file__).parents[1]
 
@@ -121,26 +119,6 @@ def test_bytes_that_leave_a_device():
     assert Collective("all-gather", ("fsdp",), 1, 100, False).moved(8) == 700
     assert Collective("reduce-scatter", ("fsdp",), 1, 800, False).moved(8) == 700
     assert Collective("all-reduce", ("fsdp",), 1, 800, False).moved(8) == 1400
-
-
-@pytest.mark.parametrize("shape", [(1, 1, 1), (2, 2, 2)])
-def test_attention_kernel_equals_the_plain_form(shape):
-    """JAX's TPU kernel, interpreted on the CPU, forward and backward, inside shard_map as the model uses it."""
-    keys = jax.random.split(jax.random.key(0), 4)
-    q, k, v, grad = (jax.random.normal(key, (4, 2, 256, 16)) for key in keys)
-    kernel = lambda *qkv: splash_attention(*qkv, interpret=True)
-    spec = P(("dp", "fsdp"), "tp")
-
-    def run(attention, shape):
-        def both(q, k, v, grad):
-            out, pullback = jax.vjp(attention, q, k, v)
-            return out, *pullback(grad)
-        sharded = jax.shard_map(both, mesh=make_mesh(*shape), in_specs=spec, out_specs=spec)
-        return jax.jit(sharded)(q, k, v, grad)
-
-    got = run(lambda *qkv: fused_attention(kernel, *qkv), shape)
-    for a, b in zip(got, run(plain_attention, (1, 1, 1))):
-        np.testing.assert_allclose(a, b, atol=2e-5)
 
 
 def test_plan_by_formula_says_what_fits(tmp_path):

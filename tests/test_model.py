@@ -165,19 +165,3 @@ def test_bfloat16_stays_near_float32():
     low = forward(params, ids, dataclasses.replace(SMALL, dtype="bfloat16"))
     assert low.dtype == jnp.float32
     np.testing.assert_allclose(low, forward(params, ids, SMALL), atol=0.1)
-
-
-@pytest.mark.parametrize("rows", [1, 2, 16, 40])
-@pytest.mark.parametrize("dtype, error", [("float32", 1e-5), ("bfloat16", 1e-2)])
-def test_a_turned_weight_multiplies_as_the_weight_does(monkeypatch, rows, dtype, error):
-    """Each form of the product, with a weight that is cut in two, beside NumPy."""
-    monkeypatch.setattr(model, "INPUTS", 64)
-    w = 0.1 * jax.random.normal(jax.random.key(0), (1, 96, 40), jnp.float32)
-    x = jax.random.normal(jax.random.key(1), (rows, 96))
-    turned = model.unstack({n: w for n in (*model.LAYER, "lm_head")} | {"lm_head": w[0]})["lm_head"]
-    assert [part.shape for part in turned.parts] == [(40, 64), (40, 32)]
-    turned = model.Turned(tuple(part.astype(dtype) for part in turned.parts))
-    for out in (None, jnp.float32):
-        got = jax.jit(partial(model.linear, split=0, dtype=out))(x.astype(dtype), turned)
-        assert got.dtype == (out or dtype)
-        np.testing.assert_allclose(got, np.asarray(x) @ np.asarray(w[0]), atol=20 * error, rtol=error)
