@@ -12,29 +12,22 @@ the local shares H/tp, F/tp, V/tp, and the same lines run on a pod.
     python model.py import --hf DIR --out CKPT      released weights to a checkpoint
     python model.py export --ckpt CKPT --hf DIR     a checkpoint to a folder that transformers opens
 """
-import argparse
-import json
-import os
-import shutil
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
-from fast.attention import TILE, fused_attention, kernel_for
+from fast.attention import fused_attention, kernel_for
 from fast.rotary import rotary as fast_rotary
 from fast.weights import Turned, turn, unroll
-from harness.cli import cli, one_line_errors
+from harness.cli import cli
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
-from tqdm import tqdm
 
 import tpu_mesh
-from data import get_tokenizer, read_hf_tokenizer, write_hf_tokenizer
 from tpu_mesh import gather, vary
 
 
@@ -144,17 +137,6 @@ def flops_per_token(config: Config) -> float:
     c = config
     weights = c.n_layer * 12 * c.n_embd ** 2 + c.n_embd * c.vocab_size
     return 6 * weights + 3 * c.n_layer * 2 * c.block_size * c.n_embd
-
-
-def hardware_flops_per_token(config: Config, remat: bool) -> float:
-    """What a TPU multiplies for one training token, beside flops_per_token: the layers run twice under remat, attention's
-    tiles on the diagonal are whole, its backward kernels make the scores anew (2 products forward, 7 backward), and a
-    head of fewer dims than the 128 x 128 matrix unit has fills it only in part."""
-    c = config
-    layers, head = c.n_layer * 12 * c.n_embd ** 2, c.n_embd * c.vocab_size
-    keys = (c.block_size + min(TILE, c.block_size)) / 2
-    attention = (2 * (1 + remat) + 7) * c.n_layer * 2 * keys * c.n_head * -(-c.head_dim // 128) * 128
-    return (6 + 2 * remat) * layers + 6 * head + attention
 
 
 # ------------------------------------------------- the Transformer ------------------------------------------------
@@ -434,143 +416,21 @@ def unstack(params):
     return params
 
 
-# ------------------------------------------- released weights, in and out -----------------------------------------
-# A Hugging Face folder of a CodeGen: config.json, the tokenizer's files, and float32, float16 or bfloat16 tensors in
-# model.safetensors or pytorch_model.bin, or in several such files under an index. Linear layers are (out, in) there.
-
-HF_NAMES = {    # ours -> theirs; those of a layer stand behind "transformer.h.N."
-    "wte": "transformer.wte.weight", "ln_1.scale": "ln_1.weight", "ln_1.bias": "ln_1.bias",
-    "qkv_proj": "attn.qkv_proj.weight", "out_proj": "attn.out_proj.weight",
-    "fc_in": "mlp.fc_in.weight", "fc_in.bias": "mlp.fc_in.bias",
-    "fc_out": "mlp.fc_out.weight", "fc_out.bias": "mlp.fc_out.bias",
-    "ln_f.scale": "transformer.ln_f.weight", "ln_f.bias": "transformer.ln_f.bias",
-    "lm_head": "lm_head.weight", "lm_head.bias": "lm_head.bias"}
-HF_BUFFERS = (".attn.bias", ".attn.masked_bias", ".attn.causal_mask")     # causal masks saved along, no weights
-HF_FIXED = dict(n_inner=None, activation_function="gelu_new", layer_norm_epsilon=1e-5, tie_word_embeddings=False)
-MP_NUM = 4              # the released weights come from 4 logical TPU-v4 cores; jaxformer's own copy of the model has 8
-QVK = np.array([0, 2, 1])                                                # q, k, v -> q, v, k, and back
-
-
-def to_hf(name, w, mp_num):
-    """One layer's weight -> the tensor of a Hugging Face CodeGen.
-
-    The 3D rows of its qkv_proj are mp_num blocks, one a core of the trainer's: in each D / mp_num rows of q, then of v,
-    then of k. Nothing in a shape tells mp_num: with a wrong one all loads, and the model writes nonsense.
-    """
-    if name == "qkv_proj":
-        D = w.shape[0]
-        w = w.reshape(D, 3, mp_num, D // mp_num)[:, QVK]                 # (D, q v k, mp, D/mp)
-        return w.transpose(2, 1, 3, 0).reshape(3 * D, D)
-    return w if name == "wte" or w.ndim == 1 else w.reshape(-1, w.shape[-1]).T
-
-
-def from_hf(name, w, shape, mp_num):
-    """The inverse of to_hf, into one layer's `shape`."""
-    if name == "qkv_proj":
-        D = shape[0]
-        w = w.reshape(mp_num, 3, D // mp_num, D)[:, QVK].transpose(3, 1, 0, 2)   # (D, q k v, mp, D/mp)
-    return (w if name in ("wte", "qkv_proj") else w.T).reshape(shape)
-
-
-def hf_tensors(config, mp_num):
-    """Hugging Face's name of every tensor -> (our name, layer or None, its shape there)."""
-    if mp_num < 1 or config.n_embd % mp_num:
-        raise ValueError(f"--mp_num {mp_num} does not divide n_embd {config.n_embd}")
-    tensors = {}
-    for name, (shape, *_) in param_table(config).items():
-        layers = range(config.n_layer) if name in LAYER else [None]
-        one = jax.ShapeDtypeStruct(shape[1:] if name in LAYER else shape, jnp.float32)
-        there = jax.eval_shape(lambda w: to_hf(name, w, mp_num), one).shape     # noqa: B023 (used at once)
-        tensors |= {(f"transformer.h.{l}." if name in LAYER else "") + HF_NAMES[name]: (name, l, there) for l in layers}
-    return tensors
-
-
-@partial(jax.jit, donate_argnums=0)
-def set_layer(stack, layer, w):
-    """Write one layer's weight into the stacked array, in place."""
-    return lax.dynamic_update_index_in_dim(stack, w, layer, 0)
-
-
-def read_hf(folder, config, mesh=None, dtype="float32", mp_num=MP_NUM):
-    """The weights of a Hugging Face folder -> params, placed on `mesh` (default: one device) one tensor at a time.
-
-    Matrices become `dtype`, vectors float32. Raises ValueError that names the tensors that are missing, unknown, or of
-    another shape than `config` wants, before any is read."""
-    folder, mesh = Path(folder), mesh or tpu_mesh.make_mesh()
-    found = {n: (file, shape) for file in tpu_mesh.weight_files(folder) for n, shape in tpu_mesh.read_tensors(file).items()
-             if not n.endswith(HF_BUFFERS)}
-    wanted, table, params = hf_tensors(config, mp_num), param_table(config), {}
-    wrong = [f"{n} is missing" for n in wanted if n not in found] + [f"{n} is unknown" for n in found if n not in wanted]
-    wrong += [f"{n} has shape {found[n][1]}, not {shape}" for n, (*_, shape) in wanted.items()
-              if n in found and found[n][1] != shape]
-    if wrong:
-        raise ValueError(f"{folder}: " + "; ".join(wrong[:5]) + f"; and {len(wrong) - 5} more" * (len(wrong) > 5))
-    order = sorted(wanted, key=lambda theirs: wanted[theirs][1] is not None)     # the two largest while memory is empty
-    for theirs in tqdm(order, desc="read weights", unit=" tensors", delay=2, leave=False, disable=None):
-        name, layer, _ = wanted[theirs]
-        shape, spec, init = table[name]
-        kind = dtype if init else "float32"
-        if layer == 0:
-            params[name] = jnp.zeros(shape, kind, device=NamedSharding(mesh, spec))
-        if layer is not None:
-            shape, spec = shape[1:], P(*spec[1:])
-        w = from_hf(name, tpu_mesh.read_tensors(found[theirs][0], theirs), shape, mp_num).astype(kind, copy=False)
-        w = jax.make_array_from_callback(shape, NamedSharding(mesh, spec), w.__getitem__)
-        params[name] = w if layer is None else set_layer(params[name], layer, w)
-    return params
-
-
-def hf_config(folder):
-    """config.json of a Hugging Face CodeGen -> Config. Raises ValueError for another kind of model."""
-    c = tpu_mesh.load_meta(folder)
-    for key, value in (dict(model_type="codegen") | HF_FIXED).items():
-        if c.get(key, value) != value and not (key == "n_inner" and c[key] == 4 * c.get("n_embd", 0)):
-            raise ValueError(f"{folder}/config.json: {key} is {c[key]}, and only {value} is known here")
-    try:
-        return Config(c["n_layer"], c["n_head"], c["n_embd"], c["rotary_dim"], c["n_positions"], c["vocab_size"])
-    except (KeyError, TypeError) as e:
-        raise ValueError(f"{folder}/config.json lacks a size of the model, or has one that is none: {e}") from None
-
-
-def import_hf(folder):
-    """A Hugging Face CodeGen folder -> (config, params), float32 on one device. The errors are read_hf's."""
-    return hf_config(folder), read_hf(folder, hf_config(folder))
-
-
-def export_hf(params, config: Config, folder, tokenizer=None, mp_num=MP_NUM):
-    """Write a folder that transformers opens: AutoModelForCausalLM, and AutoTokenizer when a data.Tokenizer is given.
-
-    Weights are float32, in one file. ValueError if the folder exists; it appears when it is whole. transformers 4 runs
-    only models whose heads divide by 4, version 5 runs all."""
-    folder, temporary = Path(folder), Path(f"{Path(folder)}.tmp")
-    if folder.exists():
-        raise ValueError(f"{folder} exists already: delete it, or choose another folder")
-    tensors = hf_tensors(config, mp_num)
-
-    def tensor(theirs):
-        name, layer, _ = tensors[theirs]
-        return to_hf(name, np.asarray(params[name] if layer is None else params[name][layer]), mp_num)
-
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    tpu_mesh.write_tensors(temporary / "model.safetensors", {n: shape for n, (*_, shape) in tensors.items()}, tensor)
-    c = dict(model_type="codegen", architectures=["CodeGenForCausalLM"], torch_dtype="float32", **HF_FIXED,
-             **{n: getattr(config, n) for n in ("n_layer", "n_head", "n_embd", "rotary_dim", "vocab_size")},
-             n_positions=config.block_size, n_ctx=config.block_size)
-    if tokenizer:
-        c |= dict(bos_token_id=tokenizer.eot, eos_token_id=tokenizer.eot)
-        write_hf_tokenizer(tokenizer, temporary, config.block_size)
-    (temporary / "config.json").write_text(json.dumps(c, indent=1))
-    os.replace(temporary, folder)
-
-
 # ---------------------------------------------- what a folder holds ----------------------------------------------
+# A checkpoint of train.py, or a Hugging Face folder of a CodeGen, which the modules of hf/ read.
+
+def is_hf(folder) -> bool:
+    """Whether a folder is Hugging Face's: its config.json says model_type, ours does not."""
+    return "model_type" in tpu_mesh.load_meta(folder)
+
 
 def read_meta(folder, tokenizer=None) -> dict:
     """config.json of a checkpoint, its tokenizer ready for get_tokenizer; for a Hugging Face folder the same, made up."""
-    meta = tpu_mesh.load_meta(folder)
-    if "model_type" in meta:
+    if is_hf(folder):
+        from hf.tokenizer import read_hf_tokenizer
+        from hf.weights import hf_config
         return dict(model=asdict(hf_config(folder)), tokenizer=tokenizer or read_hf_tokenizer(folder), recipe="finetune")
+    meta = tpu_mesh.load_meta(folder)
     name = meta["tokenizer"]
     return meta | dict(tokenizer=str(Path(folder) / name) if name.endswith(".tiktoken") else name)
 
@@ -578,7 +438,8 @@ def read_meta(folder, tokenizer=None) -> dict:
 def load_params(folder, config: Config, mesh=None, dtype="float32"):
     """The weights alone of a checkpoint or a Hugging Face folder, on `mesh` (default: one device); dtype: of matrices."""
     mesh = mesh or tpu_mesh.make_mesh()
-    if "model_type" in tpu_mesh.load_meta(folder):
+    if is_hf(folder):
+        from hf.weights import read_hf
         return read_hf(folder, config, mesh, dtype)
     params, to = {}, tpu_mesh.shardings(param_table(config), mesh)
     for name, (shape, _, init) in param_table(config).items():      # one by one, or a cast would hold all of them twice
@@ -587,35 +448,26 @@ def load_params(folder, config: Config, mesh=None, dtype="float32"):
     return params
 
 
+def import_hf(folder):
+    """A Hugging Face CodeGen folder -> (config, params), float32 on one device."""
+    from hf.weights import import_hf
+    return import_hf(folder)
+
+
+def export_hf(params, config: Config, folder, tokenizer=None):
+    """Write a folder that transformers opens."""
+    from hf.weights import export_hf
+    export_hf(params, config, folder, tokenizer)
+
+
+def parser():
+    from hf.__main__ import parser
+    return parser("model.py")
+
+
 def main():
-    p = argparse.ArgumentParser(prog="model.py", description="Released weights, in and out.", allow_abbrev=False)
-    commands = p.add_subparsers(dest="command", required=True, metavar="import | export")
-    i = commands.add_parser("import", allow_abbrev=False, help="a Hugging Face CodeGen folder -> a checkpoint")
-    e = commands.add_parser("export", allow_abbrev=False, help="a checkpoint -> a folder that transformers opens")
-    i.add_argument("--out", required=True, metavar="DIR", help="checkpoint folder to make")
-    i.add_argument("--tokenizer", help="gpt2 (the NL models), codegen (MULTI, MONO); default: what the folder's files say")
-    e.add_argument("--ckpt", required=True, metavar="DIR", help="a checkpoint folder, or train.py's out_dir")
-    for command in map(one_line_errors, (p, i, e)):
-        if command is not p:
-            command.add_argument("--hf", required=True, metavar="DIR", help="the Hugging Face folder")
-            command.add_argument("--mp_num", type=int, default=MP_NUM, help="blocks of the fused qkv_proj (default 4; 8 in "
-                                 "jaxformer's copy). Shapes do not tell: with a wrong one the model writes nonsense")
-    args = p.parse_args()
-    tpu_mesh.start()
-    source = Path(args.hf) if args.command == "import" else tpu_mesh.find_checkpoint(args.ckpt)
-    meta = read_meta(source, getattr(args, "tokenizer", None))
-    config, tokenizer = Config(**meta["model"]), get_tokenizer(meta["tokenizer"])
-    if args.command == "import":
-        if tpu_mesh.checkpoints(args.out):
-            raise ValueError(f"{args.out} already holds checkpoints: choose another --out")
-        params = {f"params/{n}": w for n, w in read_hf(source, config, mp_num=args.mp_num).items()}
-        files = [tokenizer.name] if tokenizer.name.endswith(".tiktoken") else []
-        meta["tokenizer"] = Path(tokenizer.name).name if files else tokenizer.name
-        out = tpu_mesh.save_checkpoint(args.out, 0, params, meta, files=files)
-    else:
-        out = args.hf
-        export_hf(load_params(source, config), config, out, tokenizer, args.mp_num)
-    print(f"{num_params(config):,} parameters, tokenizer {Path(tokenizer.name).name}, from {source} to {out}")
+    from hf.__main__ import main
+    main("model.py")
 
 
 if __name__ == "__main__":

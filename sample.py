@@ -6,7 +6,6 @@
 """
 import argparse
 import dataclasses
-import json
 import math
 import re
 import subprocess
@@ -58,7 +57,6 @@ from jax import lax
 
 import tpu_mesh
 from model import (
-    CONFIGS,
     Config,
     forward_cached,
     head,
@@ -497,34 +495,11 @@ def session(params, config, tokenizer, args):
         print(histories[-1].rstrip("\n"))
 
 
-def plan(args):
-    """--plan: what decoding takes on one chip, by formula. A token reads every weight (float32, as `load` holds them) and
-    the keys and values of its row, and multiplies each weight twice; the slower of the two bounds it. Last line: JSON."""
-    if args.model not in CONFIGS:
-        raise ValueError(f"--model {args.model} is no preset: use one of {', '.join(CONFIGS)}")
-    chip, _ = tpu_mesh.parse_topology(args.topology)
-    config, rows = CONFIGS[args.model], args.num_samples
-    weights = 4 * num_params(config)
-    cache = sum(a.size * a.dtype.itemsize for a in jax.eval_shape(lambda: init_cache(config, rows)).values())
-    memory = (weights + cache) / chip.hbm_rate
-    compute = 2 * num_params(config) * rows / chip.flops
-    row = dict(fits=weights + cache < chip.hbm, model=args.model, topology=args.topology, rows=rows, context=config.block_size,
-               weight_bytes=weights, cache_bytes=cache, hbm_bytes=chip.hbm, step_seconds=max(memory, compute),
-               bound="HBM" if memory > compute else "compute", tokens_per_s=round(rows / max(memory, compute)))
-    print(f"{args.model} on one chip of {args.topology}: weights {weights / 2 ** 30:.2f} GiB, cache of {rows} x "
-          f"{config.block_size} tokens {cache / 2 ** 30:.2f} GiB, of {chip.hbm / 2 ** 30:.0f} GiB")
-    print(f"at most {row['tokens_per_s']:,} tokens/s: {1000 * memory:.2f} ms a token to read memory, "
-          f"{1000 * compute:.3f} to compute")
-    if not row["fits"]:
-        print("does not fit: weights and cache are more than the chip holds; try fewer --num_samples, a larger chip or a "
-              "smaller model")
-    print(json.dumps(row))
-
-
 def main():
     args = parse_args()
     if args.plan:
-        return plan(args)
+        from plan.decoding import main as plan_main
+        return plan_main(args)
     sys.stdout.reconfigure(errors="replace")       # a sampled half of a character must not end the program
     tpu_mesh.start()
     config, params, tokenizer = load(args.ckpt, args.dtype)

@@ -16,7 +16,10 @@ import model
 import sample
 import tpu_mesh
 import train
-from model import Config, export_hf, from_hf, hf_config, import_hf, loss_fn, num_params, param_table, read_hf, to_hf
+from hf.layout import from_hf, hf_tensors, to_hf
+from hf.tokenizer import hf_vocab, last_merge, read_hf_tokenizer, write_hf_tokenizer
+from hf.weights import hf_config, read_hf
+from model import Config, export_hf, import_hf, loss_fn, num_params, param_table
 
 safetensors = pytest.importorskip("safetensors.numpy", reason="needs pip install safetensors")
 HERE = Path(__file__).parent
@@ -142,7 +145,7 @@ def test_shards_buffers_and_half_precision(folders, tmp_path):
         where |= dict.fromkeys(part, file)
     (folder / "model.safetensors.index.json").write_text(json.dumps(dict(metadata={}, weight_map=where)))
     config, params = import_hf(folder)
-    for theirs, (name, layer, _) in model.hf_tensors(config, 4).items():
+    for theirs, (name, layer, _) in hf_tensors(config, 4).items():
         w = np.asarray(params[name] if layer is None else params[name][layer])
         np.testing.assert_array_equal(to_hf(name, w, 4), stored[theirs].astype(np.float32), err_msg=theirs)
     (folder / "model-00002-of-00003.safetensors").unlink()
@@ -211,8 +214,8 @@ def test_damaged_files_and_missing_packages_are_one_line(folders, tmp_path, monk
 @pytest.mark.parametrize("name", ["codegen", "bytes", "miniature"])
 def test_the_tokenizer_of_a_written_folder_is_recognised(name, tmp_path):
     tokenizer = data.get_tokenizer(name)
-    data.write_hf_tokenizer(tokenizer, tmp_path, 256)
-    assert data.get_tokenizer(data.read_hf_tokenizer(tmp_path)).vocab == tokenizer.vocab
+    write_hf_tokenizer(tokenizer, tmp_path, 256)
+    assert data.get_tokenizer(read_hf_tokenizer(tmp_path)).vocab == tokenizer.vocab
     content = json.loads((tmp_path / "tokenizer.json").read_text())
     assert sorted(content["model"]["vocab"].values()) == list(range(tokenizer.n_vocab))
     if name == "codegen":       # GPT-2's file of merges has 50,000 lines and begins with "Ġ t"
@@ -221,15 +224,15 @@ def test_the_tokenizer_of_a_written_folder_is_recognised(name, tmp_path):
 
 def test_the_tokenizer_of_a_released_folder_is_recognised(tmp_path):
     """vocab.json with GPT-2's 50,257 entries, and added_tokens.json where there are CodeGen's runs."""
-    vocab, added = data.hf_vocab(data.get_tokenizer("codegen"))
+    vocab, added = hf_vocab(data.get_tokenizer("codegen"))
     runs = {text: i for text, i in added.items() if i != 50256}
     (tmp_path / "vocab.json").write_text(json.dumps({text: i for text, i in vocab.items() if text not in runs}))
-    assert data.read_hf_tokenizer(tmp_path) == "gpt2"
+    assert read_hf_tokenizer(tmp_path) == "gpt2"
     (tmp_path / "added_tokens.json").write_text(json.dumps(runs))
-    assert data.read_hf_tokenizer(tmp_path) == "codegen"
+    assert read_hf_tokenizer(tmp_path) == "codegen"
     (tmp_path / "added_tokens.json").write_text(json.dumps(runs | {"more": 50295}))
     with pytest.raises(ValueError, match="neither GPT-2's nor CodeGen's"):
-        data.read_hf_tokenizer(tmp_path)
+        read_hf_tokenizer(tmp_path)
 
 
 def test_no_tokenizer_files_ask_for_a_name(folders):
@@ -241,7 +244,7 @@ def test_merges_give_the_ids_of_tiktoken():
     """Lowest merge first, as transformers applies tokenizer.json, on words that the trained tokenizer has to cut."""
     t = data.get_tokenizer("miniature")
     ranks = {token: i for i, token in enumerate(t.vocab[:-1])}
-    order = {tuple(pair): i for i, pair in enumerate(filter(None, (data.last_merge(token, ranks) for token in ranks)))}
+    order = {tuple(pair): i for i, pair in enumerate(filter(None, (last_merge(token, ranks) for token in ranks)))}
     random = np.random.RandomState(0)
     for _ in range(300):
         word = "".join(random.choice(list("aeinorstlp"), random.randint(1, 12)))

@@ -1,4 +1,4 @@
-"""Laws of what stands for a machine: collectives counted in the TPU's own program, attention kernels, rooflines, plans."""
+"""Laws of plans: collectives counted in the TPU's own program, links of a slice, rooflines, what is refused."""
 import json
 import os
 import subprocess
@@ -8,16 +8,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import tpu_mesh
 import train
 from model import CONFIGS, Config, num_params
-from tpu_mesh import CHIPS, Collective, links, places
+from plan.chips import CHIPS
+from plan.compiler import compile_with_text, lower_step, topology_mesh
+from plan.program import Collective, read_program
+from plan.roofline import links, places
 
 ROOT = Path(__file__).parents[1]
 
 
-def plan(*args, ok=True, env=None):
-    done = subprocess.run([sys.executable, ROOT / "train.py", "--plan", *map(str, args)], capture_output=True, text=True,
+def plan(*args, ok=True, env=None, script="train.py"):
+    done = subprocess.run([sys.executable, ROOT / script, "--plan", *map(str, args)], capture_output=True, text=True,
                           env=env and os.environ | env)
     assert (done.returncode == 0) == ok, done.stderr
     return done
@@ -30,9 +32,9 @@ def test_collectives_of_the_tpu_program():
     pytest.importorskip("libtpu", reason="libtpu, the TPU compiler, is not installed")
     config = Config(n_layer=9, n_head=2, n_embd=256, rotary_dim=64, block_size=64, vocab_size=512, dtype="bfloat16")
     hyper = train.Hyper(batch_size=8, remat=True)
-    mesh = tpu_mesh.topology_mesh("v4:2x2x2", 2, 2, 2)
-    _, text = tpu_mesh.compile_with_text(train.lower_step(config, hyper, mesh))
-    _, found = tpu_mesh.read_program(text, mesh.shape)
+    mesh = topology_mesh("v4:2x2x2", 2, 2, 2)
+    _, text = compile_with_text(lower_step(config, hyper, mesh))
+    _, found = read_program(text, mesh.shape)
     count = lambda kind, axes: sum(c.count for c in found if (c.kind, c.axes) == (kind, axes))
     L = config.n_layer
     once = 2                                                              # embedding and head
@@ -98,7 +100,7 @@ ENTRY %main (x: (s32[], f32[5,100], f32[100])) -> (s32[], f32[5,100], f32[100]) 
 def test_a_loop_counts_as_often_as_it_runs():
     """Five times around: a slice of 400 bytes read and written, an all-reduce over fsdp, a gather over tp that is waited
     for later, a copy of 400 bytes in another thread. The array that is sliced is not counted whole."""
-    traffic, found = tpu_mesh.read_program(HLO, dict(dp=2, fsdp=2, tp=2))
+    traffic, found = read_program(HLO, dict(dp=2, fsdp=2, tp=2))
     assert set(found) == {Collective("all-reduce", ("fsdp",), 5, 5 * 400, False),
                           Collective("all-gather", ("tp",), 5, 5 * 400, True)}
     assert traffic == 5 * (800 + 800 + 1200 + 804)
@@ -106,12 +108,12 @@ def test_a_loop_counts_as_often_as_it_runs():
 
 def test_links_of_a_slice():
     """On 8 x 8 x 4 v4 chips tp 4 runs around the short side, fsdp 64 around both long ones; on half a side there is no ring."""
-    ring = CHIPS["TPU v4"].ring
+    ring = CHIPS["v4"].ring
     coords = places((8, 8, 4), 1, 64, 4)
     assert links(coords, (8, 8, 4), ring, ("tp",)) == 2 and links(coords, (8, 8, 4), ring, ("fsdp",)) == 4
     assert links(places((8, 8, 4), 1, 256, 1), (8, 8, 4), ring, ("fsdp",)) == 6
     assert links(places((4, 4, 4), 1, 32, 2), (4, 4, 4), ring, ("tp",)) == 1
-    assert links(places((4, 4), 1, 4, 4), (4, 4), CHIPS["TPU v5 lite"].ring, ("tp",)) == 1
+    assert links(places((4, 4), 1, 4, 4), (4, 4), CHIPS["v5e"].ring, ("tp",)) == 1
 
 
 def test_bytes_that_leave_a_device():
@@ -144,3 +146,11 @@ def test_a_plan_that_makes_no_sense_is_one_line(args, words):
     assert done.returncode == 2 and words in done.stderr and "Traceback" not in done.stderr
 
 
+def test_plan_counts_weights_and_cache():
+    *_, last = plan("--model", "350M", "--topology", "v5p:1x1x1", "--num_samples", 8, script="sample.py").stdout.splitlines()
+    row = json.loads(last)
+    assert row["weight_bytes"] == 4 * 356_712_448
+    assert row["cache_bytes"] == 2 * 20 * 8 * 2048 * 1024 * 4          # keys and values, layers, rows, context, width, bytes
+    assert row["step_seconds"] >= (row["weight_bytes"] + row["cache_bytes"]) / 2.8e12      # nothing reads faster than HBM
+    done = plan("--model", "nope", script="sample.py", ok=False)
+    assert done.returncode == 2 and len(done.stderr.splitlines()) == 1 and "350M" in done.stderr
