@@ -1,13 +1,13 @@
-"""The CodeGen Transformer (arXiv 2203.13474, section 2.2), written once for one device and for a TPU pod.
+"""The CodeGen Transformer (arXiv 2203.13474, section 2.2), once for one device and for a TPU pod.
 
 Letters used in every shape comment and einsum:
 
     B batch   T sequence (S for keys)   D n_embd    H heads   K head dim, D = H K
     F = 4D    L layers                  V vocabulary rows     R rotary dims, R <= K
 
-The model takes mesh axes as arguments, `tp` (tensor parallel) and `fsdp` (sharded parameters). On a laptop they are (),
-and every collective over () is the identity. Inside `jax.shard_map` (train.py) they are names, H, F and V are then
-the local shares H/tp, F/tp, V/tp, and the same lines run on a pod.
+The model takes mesh axes as arguments, `tp` (tensor parallel) and `fsdp` (sharded parameters). On a
+laptop they are (), and every collective over () is the identity. Inside `jax.shard_map` (train.py)
+they are names; H, F and V are then the local shares H/tp, F/tp, V/tp, and the same lines run on a pod.
 
     python model.py import --hf DIR --out CKPT      released weights to a checkpoint
     python model.py export --ckpt CKPT --hf DIR     a checkpoint to a folder that transformers opens
@@ -39,8 +39,8 @@ class Config:
     n_embd: int = 128
     rotary_dim: int = 16      # R: how many of a head's K dims are rotated (even)
     block_size: int = 256     # the context: the longest sequence that is trained on or sampled
-    vocab_size: int = 512     # rows of the embedding: at least the tokenizer's entries, padded to divide over tp
-    dtype: str = "float32"    # of activations and matrix products; the weights themselves stay float32
+    vocab_size: int = 512     # V: at least the tokenizer's entries, padded so that it divides over tp
+    dtype: str = "float32"    # of activations and matrix products; the weights stay float32
 
     @property
     def head_dim(self) -> int:
@@ -59,9 +59,9 @@ class Config:
             raise ValueError(f"dtype {self.dtype!r} is not known: use float32 or bfloat16")
 
 
-# The paper's sizes (released configurations), and four models small enough for a laptop. V = 51200 is GPT-2's 50257
-# tokens and 38 runs of whitespace, padded so that it divides over 8 cores.
-# With 33 layers the "6.1B" model really has 7.06B parameters.
+# Four models small enough for a laptop, and the paper's sizes (released configurations; 1B is
+# jaxformer's and not in the paper). V = 51200 is GPT-2's 50257 tokens and 38 runs of whitespace,
+# padded so that it divides over 8 cores. With 33 layers the "6.1B" model really has 7.06B parameters.
 paper = partial(Config, block_size=2048, vocab_size=51200)
 CONFIGS = {
     "0.1M":  Config(n_layer=2, n_head=2, n_embd=48, rotary_dim=12),
@@ -69,27 +69,28 @@ CONFIGS = {
     "toy":   Config(n_layer=4, n_head=4, n_embd=128, rotary_dim=16),
     "3M":    Config(n_layer=6, n_head=6, n_embd=192, rotary_dim=16),
     "350M":  paper(n_layer=20, n_head=16, n_embd=1024, rotary_dim=32),   #    356,712,448
-    "1B":    paper(n_layer=16, n_head=16, n_embd=2048, rotary_dim=64),   #  1,015,306,240 (jaxformer's, not in the paper)
+    "1B":    paper(n_layer=16, n_head=16, n_embd=2048, rotary_dim=64),   #  1,015,306,240
     "2.7B":  paper(n_layer=32, n_head=32, n_embd=2560, rotary_dim=64),   #  2,779,356,160
     "6.1B":  paper(n_layer=33, n_head=16, n_embd=4096, rotary_dim=64),   #  7,064,213,504
     "16.1B": paper(n_layer=34, n_head=24, n_embd=6144, rotary_dim=64),   # 16,032,155,648
 }
 
 
-# -------------------------------------------------- parameters ----------------------------------------------------
+# ---- parameters ----------------------------------------------------------------------------------
 
 def param_table(config: Config) -> dict:
-    """name -> (shape, how it lies on the mesh, init): the only place that knows shapes, specs and init.
+    """name -> (shape, how it lies on the mesh, init): the only place that knows these three.
 
-    init > 0 is the std of a truncated normal, 0 zeros, None ones. Weights of the L layers are stacked on axis 0.
+    init > 0 is the std of a truncated normal, 0 zeros, None ones. The L layers' weights are stacked.
     `tp` splits heads, feed-forward and vocabulary; `fsdp` splits what is left of each large matrix.
 
-    Two quirks of jaxformer are left out: its embedding is a linear layer with a bias (added into the weight on
-    export, so nothing is lost), and it decays every stacked vector as if it were a matrix (here: only init > 0).
+    Two quirks of jaxformer are left out: its embedding has a bias (its release adds it into the
+    weight, so nothing is lost), and it decays stacked vectors as if they were matrices.
     """
     c = config
     L, D, H, K, F, V = c.n_layer, c.n_embd, c.n_head, c.head_dim, 4 * c.n_embd, c.vocab_size
-    into, out = D ** -0.5, 2 / L * D ** -0.5    # 1/sqrt(fan in); the two that write to the residual stream shrink with L
+    into = D ** -0.5            # 1 / sqrt(fan in)
+    out = 2 / L * D ** -0.5     # what writes to the residual stream shrinks with L
     return {
         "wte":         ((V, D),          P("tp", "fsdp"),                   V ** -0.5),
         "ln_1.scale":  ((L, D),          P(),                               None),
@@ -107,17 +108,22 @@ def param_table(config: Config) -> dict:
     }
 
 
-# The names of a layer's weights, which are stacked; the others are there once.
-LAYER = tuple(n for n in param_table(Config()) if not n.startswith(("wte", "ln_f", "lm_head")))
+TABLE = param_table(Config())       # for what does not depend on sizes: names and specs
+# A layer's weights, which are stacked; the others are there once.
+LAYER = tuple(name for name in TABLE if not name.startswith(("wte", "ln_f", "lm_head")))
+# The axis of a matrix (of one layer's) that is split over fsdp, and along which it is gathered.
+FSDP_AXIS = {name: spec.index("fsdp") - (name in LAYER)
+             for name, (_, spec, _) in TABLE.items() if "fsdp" in spec}
 
 
 def init_params(key, config: Config) -> dict:
-    """Fresh float32 weights, name -> array (paper-trainer init: jaxformer's modules.py). Same numbers on any mesh."""
+    """Fresh float32 weights, name -> array, as jaxformer's modules.py starts. The same on any mesh."""
     table = param_table(config)
     params = {}
     for i, (name, (shape, _, std)) in enumerate(table.items()):
         if std:
-            params[name] = std * jax.random.truncated_normal(jax.random.fold_in(key, i), -2, 2, shape, jnp.float32)
+            draws = jax.random.truncated_normal(jax.random.fold_in(key, i), -2, 2, shape, jnp.float32)
+            params[name] = std * draws
         else:
             params[name] = jnp.ones(shape) if std is None else jnp.zeros(shape)
     return params
@@ -130,19 +136,20 @@ def num_params(config: Config) -> int:
 
 
 def flops_per_token(config: Config) -> float:
-    """Matrix-product FLOPs of one training token: 6 for each weight that multiplies it, and attention's causal half.
+    """Matrix-product FLOPs of one training token, attention's causal half included.
 
-    Each weight costs 2 forward and 4 backward; a query meets T/2 keys on average, in two products of D each.
+    Each weight that multiplies the token costs 2 forward and 4 backward; a query meets T/2 keys on
+    average, in two products of D each.
     """
     c = config
     weights = c.n_layer * 12 * c.n_embd ** 2 + c.n_embd * c.vocab_size
     return 6 * weights + 3 * c.n_layer * 2 * c.block_size * c.n_embd
 
 
-# ------------------------------------------------- the Transformer ------------------------------------------------
+# ---- the Transformer -----------------------------------------------------------------------------
 
 def layer_norm(x, scale, bias):
-    """LayerNorm over D in float32, because bf16 keeps 8 bits and a variance needs more. x: (B, T, D)."""
+    """LayerNorm over D, x: (B, T, D). In float32: bf16 keeps 8 bits and a variance needs more."""
     x32 = x.astype(jnp.float32)
     mean = x32.mean(-1, keepdims=True)
     var = jnp.square(x32 - mean).mean(-1, keepdims=True)
@@ -205,17 +212,18 @@ def attend(q, parts, seen):
     scores = jnp.concatenate([product(q, k) for k, _ in parts], -1) * q.shape[-1] ** -0.5
     weights = jax.nn.softmax(jnp.where(seen, scores, -1e10)).astype(q.dtype)
     ends = np.cumsum([k.shape[2] for k, _ in parts])[:-1]
-    weights = jnp.split(weights, ends, -1)                               # (B, H, T, S) for each part
+    weights = jnp.split(weights, ends, -1)                               # (B, H, T, S) each
     return sum(jnp.einsum("bhts,bhsk->bhtk", w, v) for w, (_, v) in zip(weights, parts))
 
 
-def linear(x, w, split, fsdp=(), dtype=None):
-    """x times a weight. x: (N, I), w: (I, ..., O, ...), its axis `split` over fsdp -> (N, O).
+def linear(x, weights, name, fsdp=(), dtype=None):
+    """x (N, I) times the weight `name`, (I, ..., O, ...), gathered from fsdp -> (N, O).
 
     The sum is float32 where dtype says so. A weight laid out for a CPU knows its own product."""
+    w = weights[name]
     if isinstance(w, Turned):
         return w.product(x, dtype)
-    w = gather(w, split, fsdp, x.dtype)
+    w = gather(w, FSDP_AXIS[name], fsdp, x.dtype)
     return jnp.dot(x, w.reshape(x.shape[1], -1), preferred_element_type=dtype)
 
 
@@ -225,9 +233,9 @@ def block(x, w, config: Config, tp=(), fsdp=(), cache=None, lengths=None, at=0):
         y = x + Attention(LN(x)) + MLP(LN(x))
 
     x: (B, T, D) activations, equal on every tp rank. w: this layer's weights. Each tp rank computes
-    its heads and its share of the feed-forward, and one all-reduce adds both up: one collective over
-    tp forward, one backward. For decoding there are cache, lengths and at, as in cached_attention.
-    Returns (y, the new keys and values or None).
+    its heads and its share of the feed-forward, and one all-reduce adds both up: one collective
+    over tp forward, one backward. For decoding there are cache, lengths and at, as in
+    cached_attention. Returns (y, the new keys and values or None).
     """
     (B, T, D), dtype = x.shape, x.dtype
     # Megatron's "f": it does nothing forward. Because h may differ between tp ranks from here on,
@@ -237,7 +245,7 @@ def block(x, w, config: Config, tp=(), fsdp=(), cache=None, lengths=None, at=0):
     h = h.reshape(B * T, D)
 
     heads = lambda x: x.reshape(B, T, -1, config.head_dim).swapaxes(1, 2)
-    qkv = linear(h, w["qkv_proj"], 0, fsdp)                              # (B T, 3 H K)
+    qkv = linear(h, w, "qkv_proj", fsdp)                                 # (B T, 3 H K)
     q, k, v = map(heads, jnp.split(qkv, 3, 1))                           # (B, H, T, K) each
     here = jnp.arange(T)[None]                                           # (1, T)
     if cache is not None:
@@ -248,11 +256,11 @@ def block(x, w, config: Config, tp=(), fsdp=(), cache=None, lengths=None, at=0):
     else:
         a, new = cached_attention(q, k, v, cache, lengths, at)
     a = a.swapaxes(1, 2).reshape(B * T, -1)                              # (B T, H K)
-    a = linear(a, w["out_proj"], 2, fsdp)                                # (B T, D), sum over own heads
+    a = linear(a, w, "out_proj", fsdp)                                   # (B T, D), of own heads
 
-    m = linear(h, w["fc_in"], 0, fsdp) + w["fc_in.bias"].astype(dtype)   # (B T, F)
+    m = linear(h, w, "fc_in", fsdp) + w["fc_in.bias"].astype(dtype)      # (B T, F)
     m = jax.nn.gelu(m)                                                   # the tanh form
-    m = linear(m, w["fc_out"], 1, fsdp)                                  # (B T, D), sum over own F
+    m = linear(m, w, "fc_out", fsdp)                                     # (B T, D), of own F
 
     # Megatron's "g": the sum over ranks. The bias comes after it, or it would be counted tp times.
     y = x + lax.psum(a + m, tp).reshape(B, T, D) + w["fc_out.bias"].astype(dtype)
@@ -271,10 +279,10 @@ def embed(wte, ids, dtype, tp=()):
 
 
 def over_layers(layer, x, each, n_layer: int):
-    """x through layer(x, each[i]) -> (x, out) for i = 0 ... L-1. Returns (x, all outs, laid out as `each`).
+    """x through layer(x, each[i]) -> (x, out) for i = 0 ... L-1. Returns (x, outs, laid out as each).
 
-    each: name -> array (L, ...), and one compiled layer is run L times; or name -> tuple of L arrays
-    (`unstack`), and the program has L layers."""
+    each: name -> array (L, ...), and one compiled layer is run L times; or name -> tuple of L
+    arrays (`unstack`), and the program has L layers."""
     if isinstance(each["qkv_proj"], tuple):
         outs = []
         for i in range(n_layer):
@@ -292,18 +300,25 @@ def unrolled(n_layer: int) -> bool:
 def transformer(params, ids, config: Config, tp=(), fsdp=(), remat=False):
     """ids: (B, T) -> logits (B, T, V) float32, of the vocabulary rows of this tp rank."""
     dtype = jnp.dtype(config.dtype)
-    x = embed(gather(params["wte"], 1, fsdp, jnp.float32), ids, dtype, tp)
-    layer = lambda x, w: block(x, w, config, tp, fsdp)
-    if remat:   # keep only each layer's input; the backward pass gathers the weights and runs the layer again
-        layer = jax.checkpoint(layer, prevent_cse=unrolled(config.n_layer))     # a loop cannot share what both passes make
-    x, _ = over_layers(lambda x, w: (layer(x, w)[0], None), x, {n: params[n] for n in LAYER}, config.n_layer)
+    wte = gather(params["wte"], FSDP_AXIS["wte"], fsdp, jnp.float32)
+    x = embed(wte, ids, dtype, tp)                                       # (B, T, D)
+
+    def layer(x, w):
+        return block(x, w, config, tp, fsdp)[0], None
+
+    if remat:
+        # Keep only each layer's input: the backward pass gathers the weights and runs the layer
+        # again. XLA could merge both runs into one only where the loop is written out.
+        layer = jax.checkpoint(layer, prevent_cse=unrolled(config.n_layer))
+    x, _ = over_layers(layer, x, {n: params[n] for n in LAYER}, config.n_layer)
     return head(params, x, tp, fsdp)
 
 
 def head(params, x, tp=(), fsdp=()):
     """Final LayerNorm and the untied head with bias. x: (B, T, D) -> logits (B, T, V) float32."""
     h = vary(layer_norm(x, params["ln_f.scale"], params["ln_f.bias"]), tp)
-    logits = linear(h.reshape(-1, h.shape[-1]), params["lm_head"], 0, fsdp, jnp.float32)     # (B T, V)
+    h = h.reshape(-1, h.shape[-1])                                       # (B T, D)
+    logits = linear(h, params, "lm_head", fsdp, jnp.float32)             # (B T, V)
     return logits.reshape(*x.shape[:2], -1) + params["lm_head.bias"]
 
 
@@ -314,12 +329,14 @@ def forward(params, ids, config: Config):
 
 
 def cross_entropy(logits, targets, z_loss=0.0, tp=()):
-    """-log softmax(logits)[target] + z_loss * logsumexp(logits)^2, token by token. -> two (B, T): both, first alone.
+    """Token by token, -> two (B, T): the sum, and its first term alone.
 
-    logits: (B, T, V) float32 with the vocabulary split over tp, targets: (B, T). The z-loss keeps the normaliser
-    near 1 (jaxformer uses 1e-4), so that bf16 logits stay small.
+        -log softmax(logits)[target]  +  z_loss * logsumexp(logits)^2
+
+    logits: (B, T, V) float32 with the vocabulary split over tp, targets: (B, T). The z-loss keeps
+    the normaliser near 1 (jaxformer uses 1e-4), so that bf16 logits stay small.
     """
-    top = lax.pmax(lax.stop_gradient(logits).max(-1), tp)                # pmax has no derivative and needs none
+    top = lax.pmax(lax.stop_gradient(logits).max(-1), tp)    # pmax has no derivative and needs none
     lse = jnp.log(lax.psum(jnp.exp(logits - top[..., None]).sum(-1), tp)) + top
     local = targets - lax.axis_index(tp) * logits.shape[-1]
     mine = (local >= 0) & (local < logits.shape[-1])
@@ -328,22 +345,24 @@ def cross_entropy(logits, targets, z_loss=0.0, tp=()):
     return nll + z_loss * jnp.square(lse), nll
 
 
-def loss_fn(params, tokens, config: Config, n_tokens=None, z_loss=1e-4, tp=(), fsdp=(), remat=False):
+def loss_fn(params, tokens, config: Config, n_tokens=None, z_loss=1e-4, tp=(), fsdp=(),
+            remat=False):
     """Next-token loss of tokens (B, T+1), summed here and divided by the global number of targets.
 
-    Returns (loss with z-loss, plain cross-entropy). There is no sum over data-parallel ranks in here: each rank holds
-    its share of the global mean, and train.py adds the shares up once.
+    Returns (loss with z-loss, plain cross-entropy). There is no sum over data-parallel ranks in
+    here: each rank holds its share of the global mean, and train.py adds the shares up once.
     """
-    inputs, targets = tokens[:, :-1], tokens[:, 1:]
-    loss, nll = cross_entropy(transformer(params, inputs, config, tp, fsdp, remat), targets, z_loss, tp)
+    inputs, targets = tokens[:, :-1], tokens[:, 1:]                      # (B, T) each
+    logits = transformer(params, inputs, config, tp, fsdp, remat)        # (B, T, V)
+    loss, nll = cross_entropy(logits, targets, z_loss, tp)
     n_tokens = n_tokens or targets.size
     return loss.sum() / n_tokens, lax.stop_gradient(nll).sum() / n_tokens
 
 
-# --------------------------------------------------- the KV cache -------------------------------------------------
+# ---- the KV cache --------------------------------------------------------------------------------
 
 def cached_attention(q, k, v, cache, lengths, at):
-    """Attention of T tokens that follow `lengths` (B,) cached and `at` new ones. q, k, v: (B, H, T, K).
+    """Attention of T tokens behind `lengths` (B,) cached and `at` new ones. q, k, v: (B, H, T, K).
 
     cache: (keys, values, new_keys, new_values), (B, H, S, K) twice and (B, H, N, K) twice. Which
     keys the T = 2 queries of a row with 5 cached tokens see (x), at = 1, S = 8, N = 4:
@@ -368,24 +387,28 @@ def cached_attention(q, k, v, cache, lengths, at):
 
 
 def init_cache(config: Config, batch: int, size: int = 0, unstacked=False):
-    """Zeros for the keys and values of `size` tokens (block_size by default): dict(k, v), each (L, B, H, S, K), or a tuple of L
-    arrays (B, H, S, K) for weights that are unstacked."""
-    L, *shape = config.n_layer, batch, config.n_head, size or config.block_size, config.head_dim
-    zeros = lambda: jnp.zeros(shape, config.dtype)
-    return {n: tuple(zeros() for _ in range(L)) if unstacked else jnp.zeros((L, *shape), config.dtype) for n in "kv"}
+    """Zeros for the keys and values of `size` tokens (block_size by default): dict(k, v).
+
+    Each is (L, B, H, S, K), or for weights that are unstacked a tuple of L arrays (B, H, S, K)."""
+    L, shape = config.n_layer, (batch, config.n_head, size or config.block_size, config.head_dim)
+    if unstacked:
+        return {n: tuple(jnp.zeros(shape, config.dtype) for _ in range(L)) for n in "kv"}
+    return {n: jnp.zeros((L, *shape), config.dtype) for n in "kv"}
 
 
 def forward_cached(params, ids, cache, new, lengths, at, config: Config):
-    """Run tokens ids (B, T) of rows with lengths[b] tokens in `cache` and `at` more in `new` -> (x (B, T, D), new).
+    """Run tokens ids (B, T) of rows with lengths[b] tokens in `cache` and `at` more in `new`.
 
-    cache and new come from init_cache; the keys and values of ids are written into new. A row with fewer than T tokens is
-    padded on the right, so prompts of different length share a batch: no token sees what stands behind it.
+    cache and new come from init_cache; the keys and values of ids are written into new. A row with
+    fewer than T tokens is padded on the right, so prompts of different length share a batch: no
+    token sees what stands behind it. -> (x (B, T, D), new)
     """
     x = embed(params["wte"], ids, jnp.dtype(config.dtype))
 
     def layer(x, w):
-        x, kv = block(x, w, config, cache=(w["k"], w["v"], w["new_k"], w["new_v"]), lengths=lengths, at=at)
-        return x, dict(zip("kv", kv))
+        cache = w["k"], w["v"], w["new_k"], w["new_v"]
+        x, (k, v) = block(x, w, config, cache=cache, lengths=lengths, at=at)
+        return x, dict(k=k, v=v)
 
     each = {n: params[n] for n in LAYER} | cache | {f"new_{n}": a for n, a in new.items()}
     return over_layers(layer, x, each, config.n_layer)
@@ -393,11 +416,14 @@ def forward_cached(params, ids, cache, new, lengths, at, config: Config):
 
 @partial(jax.jit, donate_argnums=0)
 def settle(cache, new, lengths):
-    """The cache with the N new tokens of each row put behind the lengths[b] that it had. What would stand past the end is
-    dropped, and what a padded row writes too much lies past its own end, where nothing looks."""
-    def write(old, new):                                                 # (..., B, H, S, K), (..., B, H, N, K)
-        rows, places = jnp.arange(len(lengths))[:, None], lengths[:, None] + jnp.arange(new.shape[-2])       # (B, 1), (B, N)
-        new = jnp.moveaxis(new, (-4, -2), (0, 1))                        # (B, N, ..., H, K), as indexing wants it
+    """The cache with the N new tokens of each row put behind the lengths[b] that it had.
+
+    A padded row writes too much. That lies past the row's own end, where no query looks, until the
+    row's next tokens overwrite it; past the end of the cache it is dropped."""
+    def write(old, new):                                     # (..., B, H, S, K), (..., B, H, N, K)
+        rows = jnp.arange(len(lengths))[:, None]                         # (B, 1)
+        places = lengths[:, None] + jnp.arange(new.shape[-2])            # (B, N)
+        new = jnp.moveaxis(new, (-4, -2), (0, 1))                        # (B, N, ..., H, K)
         return old.at[..., rows, :, places, :].set(new, mode="drop")
 
     return jax.tree.map(write, cache, new)
@@ -409,14 +435,17 @@ def unstack(params):
     Every layer gets arrays of its own, because XLA copies a layer that it takes out of a stack, and
     its matrices are turned (fast/weights.py)."""
     for name in LAYER:
-        stack, inputs = params[name], 2 if name == "out_proj" else 1     # out_proj is (H, K, D)
-        layers = range(len(stack))
-        params[name] = tuple(stack[i] if stack.ndim == 2 else turn(stack, i, inputs) for i in layers)
+        stack = params[name]                                             # (L, ...)
+        inputs = 2 if name == "out_proj" else 1                          # it is (L, H, K, D)
+        if name in FSDP_AXIS:                                            # a matrix
+            params[name] = tuple(turn(stack, i, inputs) for i in range(len(stack)))
+        else:
+            params[name] = tuple(stack[i] for i in range(len(stack)))
     params["lm_head"] = turn(params["lm_head"][None], 0)
     return params
 
 
-# ---------------------------------------------- what a folder holds ----------------------------------------------
+# ---- what a folder holds -------------------------------------------------------------------------
 # A checkpoint of train.py, or a Hugging Face folder of a CodeGen, which the modules of hf/ read.
 
 def is_hf(folder) -> bool:

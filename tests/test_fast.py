@@ -59,6 +59,6 @@ def test_a_turned_weight_multiplies_as_the_weight_does(monkeypatch, rows, dtype,
     assert [part.shape for part in turned.parts] == [(40, 64), (40, 32)]
     turned = Turned(tuple(part.astype(dtype) for part in turned.parts))
     for out in (None, jnp.float32):
-        got = jax.jit(partial(model.linear, split=0, dtype=out))(x.astype(dtype), turned)
+        got = jax.jit(partial(model.linear, name="lm_head", dtype=out))(x.astype(dtype), {"lm_head": turned})
         assert got.dtype == (out or dtype)
         np.testing.assert_allclose(got, np.asarray(x) @ np.asarray(w[0]), atol=20 * error, rtol=error)
