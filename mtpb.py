@@ -66,8 +66,8 @@ CSV = ("38", "46")          # read ./datasets/*.csv, which was never distributed
 # ------------------------------------------------------ problems -------------------------------------------------
 
 def read_problems(path):
-    """Problems in file order: prompts, inputs, outputs, category, id, perhaps max_gen_length. ValueError names the
-    line, the problem and what is wrong with it; a template that does not fill is wrong."""
+    """Problems in file order: prompts, inputs, outputs, category, id, perhaps max_gen_length. ValueError
+    names the line, the problem and what is wrong with it, as a template that does not fill."""
     problems, seen = [], set()
     for line, p in read_lines(path):
         where = f"{path}, line {line}, problem {str(p.get('id'))[:50]}: "
@@ -75,7 +75,7 @@ def read_problems(path):
             raise ValueError(f"{where}id must be a text or a whole number")
         check(p, {"prompts": [str], "inputs": [dict], "outputs": list, "category?": str}, where)
         if "max_gen_length" in p:
-            check(p, {"max_gen_length": (1, 10 ** 6)}, where)
+            check(p["max_gen_length"], (1, 10 ** 6), f"{where}max_gen_length: ")
         if not (p["prompts"] and p["inputs"] and p["outputs"]):
             raise ValueError(f"{where}prompts, inputs and outputs must not be empty")
         p["id"], p["category"] = str(p["id"]), p.get("category") or "none"
@@ -87,7 +87,7 @@ def read_problems(path):
         for case, (given, _) in enumerate(p["cases"], 1):
             for turn, prompt in enumerate(p["prompts"], 1):
                 if wrong := unfillable(prompt, given):
-                    raise ValueError(f"{where}prompt {turn} with the inputs of case {case}: {wrong}")
+                    raise ValueError(f"{where}prompt {turn}, inputs of case {case}: {wrong}")
         problems.append(p)
     if not problems:
         raise ValueError(f"{path} holds no problem")
@@ -152,19 +152,23 @@ def generate(problems, path, settings, new_chat, logprob, stop, batch_size=64):
             if p["id"] in done:
                 continue
             rows = [(case, j) for case in range(len(p["cases"])) for j in range(n)]
-            programs = write_programs(index, p, rows, mode, new_chat, stop, min(batch_size, len(rows)))
-            records = [{"id": p["id"], "input": p["cases"][case][0], "gold_output": p["cases"][case][1],
-                        "completions": "".join(pieces), "prompts_completions": pieces}
-                       for (case, _), pieces in zip(rows, programs)]
+            size = min(batch_size, len(rows))
+            programs, records = write_programs(index, p, rows, mode, new_chat, stop, size), []
+            for (case, _), pieces in zip(rows, programs):
+                given, gold = p["cases"][case]
+                records.append({"id": p["id"], "input": given, "gold_output": gold,
+                                "completions": "".join(pieces), "prompts_completions": pieces})
             first = range(0, len(rows), n)
-            likelihoods = logprob(["".join(programs[i]) for i in first], spans=[prompt_spans(programs[i]) for i in first])
+            likelihoods = logprob(["".join(programs[i]) for i in first],
+                                  spans=[prompt_spans(programs[i]) for i in first])
             for i, likelihood in zip(first, likelihoods):
                 records[i]["prompt_logprob"] = list(likelihood)
             append_records(path, records)
 
 
 def write_programs(index, problem, rows, mode, new_chat, stop, size):
-    """Hold the conversations of rows [(case, sample)] of the problem number `index`, `size` together -> their pieces."""
+    """Hold the conversations of rows [(case, sample)] of the problem number `index`, `size` of them
+    together -> the pieces of each program."""
     programs, most = [], 0
     for start in range(0, len(rows), size):
         some = rows[start:start + size]
@@ -311,7 +315,8 @@ def read_samples(paths, problems):
                 raise ValueError(f"{where}: there is no problem with the id {r.get('id')!r}")
             if not isinstance(r.get("completions"), str):
                 raise ValueError(f"{where}: completions must be there and be a text")
-            case = next((i for i, (given, _) in enumerate(problem["cases"]) if text(given) == text(r.get("input"))), None)
+            given = text(r.get("input"))
+            case = next((i for i, (g, _) in enumerate(problem["cases"]) if text(g) == given), None)
             if case is None:
                 raise ValueError(f"{where}: problem {problem['id']} has no case with this input")
             gold = problem["cases"][case][1]
@@ -383,25 +388,28 @@ def notes(scored_ids):
     return lines
 
 
-def score(problems, paths, rules="official", timeout=TIMEOUT, workers=CORES, unsafe=False, settings=None,
-          source=None, results=None):
-    """Run every sample, write FILE_results.jsonl beside the first file, print the report -> its figures as a dict.
+def score(problems, paths, rules="official", timeout=TIMEOUT, workers=CORES, unsafe=False,
+          settings=None, source=None, results=None):
+    """Run every sample, write FILE_results.jsonl beside the first file, print the report -> its figures
+    as a dict.
 
-    source: the problem file where it is not the official one. results: another place for the results; earlier ones stay
-    until the new are complete."""
+    source: the problem file where it is not the official one. results: another place for the results;
+    earlier ones stay until the new ones are complete."""
     records = read_samples(paths, problems)
     results = str(results or results_path(paths[0]))
     check_writable(results, *paths, *[source] * bool(source))
-    ran, isolation = judge_all([(r["program"], r["gold"]) for r in records], timeout, workers, unsafe)
+    items = [(r["program"], r["gold"]) for r in records]
+    ran, isolation = judge_all(items, timeout, workers, unsafe)
     verdicts = [verdict for verdict, _ in ran]
     replace_file(results, "".join(json.dumps({"id": r["id"], "case": r["case"] + 1} | v) + "\n"
                                   for r, v in zip(records, verdicts)).encode())
-    report = {"benchmark": Path(source).name if source else "mtpb", "official": not source}
+    report = {"benchmark": str(source) if source else "mtpb", "official": not source}
     report |= summarise(problems, records, verdicts, rules)
     report |= {
-        "timeout": timeout, "known": [] if source else notes(set(report["per_problem"][rules])), "results_file": results,
-        "samples": [str(p) for p in paths], "workers": workers, "run_again": sum(again for _, again in ran),
-        "isolation": isolation, "python": platform.python_version(), "numpy": np.__version__,
+        "timeout": timeout, "known": [] if source else notes(set(report["per_problem"][rules])),
+        "results_file": results, "samples": [str(p) for p in paths], "workers": workers,
+        "run_again": sum(again for _, again in ran), "isolation": isolation,
+        "python": platform.python_version(), "numpy": np.__version__,
         "checkpoint": (settings or {}).get("checkpoint"), "settings": settings}
     tell(report, source)
     print(json.dumps(report))
@@ -409,14 +417,18 @@ def score(problems, paths, rules="official", timeout=TIMEOUT, workers=CORES, uns
 
 
 def tell(report, source):
-    """Print the figures of a report for people."""
-    for title, key in (("category", "by_category"), ("turns", "by_turns"), ("difficulty", "by_difficulty")):
+    """Print the figures of a report for people. source: see score."""
+    percent = lambda rate: f"{100 * rate:6.2f} %"
+    groups = ("category", "by_category"), ("turns", "by_turns"), ("difficulty", "by_difficulty")
+    for title, key in groups:
         for name, group in report[key].items():
-            print(f"{title:10} {name!s:14} {100 * group['pass_rate']:6.2f} %   {group['problems']} problems")
+            rate = percent(group["pass_rate"])
+            print(f"{title:10} {name!s:14} {rate}   {group['problems']} problems")
     print("difficulty: hard is a pass rate under 30 %, easy over 70 %, of this file's own samples")
     rates = report["per_problem"]
     for i in rates["official"]:
-        print(f"problem {i:>4}   " + "   ".join(f"{name} {100 * rates[name][i]:6.2f} %" for name in ("official", "strict")))
+        both = (f"{name} {percent(rates[name][i])}" for name in ("official", "strict"))
+        print(f"problem {i:>4}   " + "   ".join(both))
     for line in report["known"]:
         print(f"known: {line}")
     if report["prompt_perplexity"] is not None:
@@ -426,9 +438,11 @@ def tell(report, source):
     if source:
         print(f"{source} is not the official MTPB")
     k, total = report["problems_scored"], report["problems"]
-    print(f"{k} of {total} problems, {report['programs']} programs: pass rate {100 * report['pass_rate_official']:.2f} % "
-          f"by the official rules, {100 * report['pass_rate_strict']:.2f} % by the strict ones"
-          + ("" if k == total else f"; not the score of the whole set, {total - k} problems have no sample"))
+    print(f"{k} of {total} problems, {report['programs']} programs: pass rate "
+          f"{100 * report['pass_rate_official']:.2f} % by the official rules, "
+          f"{100 * report['pass_rate_strict']:.2f} % by the strict ones"
+          + ("" if k == total else
+             f"; not the score of the whole set, {total - k} problems have no sample"))
     if report["pass_rate"] < 0.01:
         print("that is near zero: this model does not solve these problems")
 
@@ -436,26 +450,32 @@ def tell(report, source):
 # ----------------------------------------------------- commands --------------------------------------------------
 
 def parser():
-    raw = argparse.RawDescriptionHelpFormatter
-    p = one_line_errors(argparse.ArgumentParser(description=__doc__, formatter_class=raw, allow_abbrev=False))
+    p = one_line_errors(argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False))
     commands = p.add_subparsers(dest="command", required=True)
-    for name, what in (("generate", "sample programs"), ("score", "run and judge them"), ("run", "generate and score")):
-        c = one_line_errors(commands.add_parser(name, help=what, description=what, allow_abbrev=False))
-        flags.benchmark_flags(c, name, "samples/mtpb.jsonl", TIMEOUT)
+    for name, what in (("generate", "sample programs"), ("score", "run and judge them"),
+                       ("run", "generate and score")):
+        c = commands.add_parser(name, help=what, description=what, allow_abbrev=False)
+        flags.benchmark_flags(one_line_errors(c), name, "samples/mtpb.jsonl", TIMEOUT)
         if name != "score":
-            c.add_argument("--mode", choices=("multi", "single"), default="multi", help="turn by turn, or all prompts at once")
-            c.add_argument("--n", type=flags.whole(1, 10_000), default=40, help="samples a case (default 40, the paper's)")
-            c.add_argument("--temperature", type=flags.number(0, 100), default=0.2, help="0 is greedy (default 0.2)")
+            c.add_argument("--mode", choices=("multi", "single"), default="multi",
+                           help="turn by turn, or all prompts at once")
+            c.add_argument("--n", type=flags.whole(1, 10_000), default=40,
+                           help="samples a case (default 40, the paper's)")
+            c.add_argument("--temperature", type=flags.number(0, 100), default=0.2,
+                           help="0 is greedy (default 0.2)")
         if name != "generate":
-            c.add_argument("--rules", choices=("official", "strict"), default="official", help="whose verdicts to report")
+            c.add_argument("--rules", choices=("official", "strict"), default="official",
+                           help="whose verdicts to report")
         if name == "score":
-            c.add_argument("samples", nargs="+", type=flags.file, help="sample files, in the official sampler's form")
+            c.add_argument("samples", nargs="+", type=flags.file,
+                           help="sample files, in the official sampler's form")
     return p
 
 
 def generate_command(args, path):
-    import sample
     problems = read_problems(path)[:args.limit]
+    import sample       # here because of JAX: a fault of the problem file need not wait for it
     settings, new_chat, logprob = humaneval.load_model(args, ("mode", "n", "temperature", "top_p", "seed", "ckpt"), path)
     settings["stop"] = "truncate_turn"
     generate(problems, args.out, settings, new_chat, logprob, sample.truncate_turn, args.batch_size)
@@ -468,7 +488,8 @@ def run_command(args, path):
     pick = lambda *names: [f"--problems={path}", *pass_flags(args, names)]
     call_script(__file__, "generate", *pick("ckpt", "out", "mode", "n", "temperature", "top_p", "seed", "limit",
                                                       "batch_size"))
-    call_script(__file__, "score", *pick("rules", "timeout", "workers", "results"), *["--unsafe"] * args.unsafe, "--", args.out)
+    call_script(__file__, "score", *pick("rules", "timeout", "workers", "results"),
+                *["--unsafe"] * args.unsafe, "--", args.out)
 
 
 def main():
@@ -480,8 +501,9 @@ def main():
     elif args.command == "run":
         run_command(args, path)
     else:
+        source = None if is_official(path) else path
         score(read_problems(path), args.samples, args.rules, args.timeout, args.workers, args.unsafe,
-              settings_of(args.samples[0]), None if is_official(path) else path, args.results)
+              settings_of(args.samples[0]), source, args.results)
 
 
 if __name__ == "__main__":

@@ -342,18 +342,19 @@ def find_checkpoint(path) -> Path:
 
 
 def fingerprint(folder) -> str:
-    """Which model lies in a checkpoint or Hugging Face folder, as one line of text: a copy has the same one, another
-    step or other weights have another.
+    """Which model lies in a checkpoint or Hugging Face folder, as one line of text: a copy has the same
+    one, another step or other weights have another.
 
-    A digest of config.json, of the indexes with each shard's checksum, and of pieces of what is too large to be read
-    whole: weight files of others, which have no checksums."""
+    A digest of config.json, of the indexes with each shard's checksum, and of pieces of what is too
+    large to be read whole: weight files of others, which have no checksums."""
     folder, digest = Path(folder), hashlib.sha256()
-    for file in sorted(p for p in folder.iterdir() if p.is_file() and p.suffix != ".md" and p.name[0] != "."):
+    ours = lambda file: file.is_file() and file.suffix != ".md" and file.name[0] != "."
+    for file in sorted(filter(ours, folder.iterdir())):
         size = file.stat().st_size
         digest.update(f"{file.name} {size} ".encode())
         if file.name.startswith("shards_"):
             continue
-        places = [0] if size <= 1 << 20 else range(0, size, size // 64)
+        places = [0] if size <= 1 << 20 else [*range(0, size, size // 64), size - (1 << 12)]
         with open(file, "rb") as f:
             for place in places:
                 f.seek(place)

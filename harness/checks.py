@@ -1,7 +1,7 @@
 """Inside: define a program, then run its tests beside it. Travels whole to the isolated process.
 
-For tests that need more than plain values: exceptions by type, changes in place, callbacks, classes,
-generators, names of the program. The program shares the process with its judge, so what it really
+For tests that need more than plain values: exceptions by type, changes in place, callbacks,
+classes, generators, names of the program. The program shares the process with its judge, so what it really
 wants to forge it can; this is the weaker way, and reports say how many problems were judged by it.
 What is done against forgers:
 
@@ -13,6 +13,7 @@ What is done against forgers:
 * A program that leaves a thread or a process running before its tests gets no secret.
 """
 import _thread
+import builtins
 import gc
 import json
 import os
@@ -63,17 +64,19 @@ def prepare(job, say):
     tests."""
     # A module of its own, as in calls.py.
     module = sys.modules["solution"] = types.ModuleType("solution")
+    module.__builtins__ = builtins
 
-    # Builtins of their own, because the program may change what everybody's `exec` is.
+    # DEFINE and TEST have builtins of their own, because the program may change everybody's.
     own = lambda **names: names | {"names": module.__dict__, "say": say, "__builtins__": {
         "exec": exec, "compile": compile, "BaseException": BaseException}}
     jobs = [(DEFINE, own(source=job["source"])),
             (TEST, own(test=compile(job.get("test", ""), "tests", "exec"),
                        entry_point=job.get("entry_point")))]
     returned = [SimpleQueue(), SimpleQueue()]
-    # exec returns None, which put takes; where exec raises, put is never called. All of this is C, so
-    # the first Python frame of the thread is DEFINE or TEST.
-    works = [(map(queue.put, map(exec, [code], [names])),) for queue, (code, names) in zip(returned, jobs)]
+    # exec returns None, which put takes; where exec raises, put is never called. All of this is C,
+    # so the first Python frame of the thread is DEFINE or TEST.
+    works = [(map(queue.put, map(exec, [code], [names])),)
+             for queue, (code, names) in zip(returned, jobs)]
     return works, [queue.get for queue in returned]
 
 

