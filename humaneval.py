@@ -1,15 +1,15 @@
 """HumanEval (paper, section 3): sample completions, run them in isolation, estimate pass@k.
 
-    python humaneval.py selftest                         do the known solutions pass on this machine?
-    python humaneval.py generate --ckpt out --out s.jsonl      200 samples a problem in the paper
-    python humaneval.py score s.jsonl                    -> s_results.jsonl and pass@k
-    python humaneval.py run --ckpt out                   both, at three temperatures; the best for each k
+    python humaneval.py selftest                do the known solutions pass on this machine?
+    python humaneval.py generate --ckpt out     200 samples a problem in the paper
+    python humaneval.py score s.jsonl           -> s_results.jsonl and pass@k
+    python humaneval.py run --ckpt out          both, at three temperatures; the best for each k
 
-What a model wrote runs in a process of its own (harness/), which only answers calls. Whether it passes
-is decided out here: the tests call it by message and get plain values back, so neither an exit code nor
-an object that equals everything can pass. In a problem file of one's own, tests may need more than plain
-values; those run in that process, beside the program. That is weaker, and the report counts them.
-Scoring never imports JAX.
+What a model wrote runs in a process of its own (harness/), which only answers calls. Whether it
+passes is decided out here: the tests call it by message and get plain values back, so neither an exit
+code nor an object that equals everything can pass. In a problem file of one's own, tests may need more
+than plain values; those run in that process, beside the program. That is weaker, and the report counts
+them. Scoring never imports JAX.
 """
 import argparse
 import functools
@@ -87,8 +87,8 @@ def generate(problems, path, settings, new_chat, logprob, stop, batch_size=64):
 
 
 def complete(problems, rows, settings, new_chat, stop, size):
-    """Complete the prompts of rows [(place, problem, number of the sample)], `size` of them together
-    -> [(text, why it ended)]."""
+    """Complete the prompts of rows [(place, problem, number of the sample)], `size` together -> [(text,
+    why it ended)]."""
     answers = []
     for at in range(0, len(rows), size):
         batch = rows[at:at + size]
@@ -166,8 +166,8 @@ def run_tests(item, channel, said):
 
 
 def run_beside(item, channel, said):
-    """The tests run in the isolated process too, beside the program (harness/checks.py). What counts is
-    a secret that goes in once the program is defined, and comes back once the tests have returned."""
+    """The tests run in the isolated process too, beside the program (harness/checks.py). What counts
+    is a secret: it goes in once the program is defined, and comes back once the tests returned."""
     reply = channel.receive()
     if "error" not in reply:
         secret = secrets.token_hex(16)
@@ -225,8 +225,8 @@ OUTSIDE, INSIDE = "outside", "inside"
 def find_ways(problems, timeout=TIMEOUT, workers=CORES, unsafe=False):
     """How each problem of a file of one's own can be judged -> {task_id: way}.
 
-    Outside, as the official ones, where its known solution passes so (or none is known); inside, its
-    tests beside the program, where it passes only so; else why it cannot be judged at all."""
+    Outside, as the official ones, where its known solution passes so (or none is known); inside,
+    its tests beside the program, where it passes only so; else why it cannot be judged at all."""
     ways = dict.fromkeys(problems, OUTSIDE)
     known = [(p, known_solution(p)) for p in problems.values() if known_solution(p) is not None]
     first = check_all(known, timeout, workers, unsafe)
@@ -298,9 +298,9 @@ def score(problems, path, ks=None, timeout=TIMEOUT, workers=CORES, unsafe=False,
           read=read_samples, source=None, results=None):
     """Run every sample of a file, write FILE_results.jsonl, print the report -> its figures as a dict.
 
-    ks: the k of pass@k; None for those of 1, 10, 100 that there are samples for. source: the problem
-    file where it is not the official one. results: another place for the results; earlier ones stay
-    until the new ones are complete. ValueError for a k that is too large."""
+    ks: the k of pass@k; None for those of 1, 10, 100 that there are samples for. source: the
+    problem file where it is not the official one. results: another place for the results; earlier
+    ones stay until the new ones are complete. ValueError for a k that is too large."""
     records = read(path, problems)
     if not records:
         raise ValueError(f"{path} holds no sample")
@@ -329,8 +329,9 @@ def score(problems, path, ks=None, timeout=TIMEOUT, workers=CORES, unsafe=False,
         report["judging"] = judging
     report |= {
         "samples": str(path), "results_file": results, "timeout": timeout,
-        "isolation": verdicts[0]["isolation"], "workers": workers, "python": platform.python_version(),
-        "numpy": np.__version__, "checkpoint": (settings or {}).get("checkpoint"), "settings": settings}
+        "isolation": verdicts[0]["isolation"], "workers": workers,
+        "python": platform.python_version(), "numpy": np.__version__,
+        "checkpoint": (settings or {}).get("checkpoint"), "settings": settings}
     print(json.dumps(report))
     return report
 
@@ -351,8 +352,8 @@ def tell_ways(ways, records, problems, source):
     samples, kinds = Counter(r["task_id"] for r in records), Counter(ways.values())
     not_judged = {t: way for t, way in ways.items() if way not in (OUTSIDE, INSIDE)}
     unknown = sum(known_solution(p) is None for p in problems.values())
-    print(f"{source} is not the official HumanEval: of its {len(ways)} problems {kinds[OUTSIDE]} are "
-          f"judged outside, {kinds[INSIDE]} by tests beside the program, which is weaker, "
+    print(f"{source} is not the official HumanEval: of its {len(ways)} problems {kinds[OUTSIDE]} "
+          f"are judged outside, {kinds[INSIDE]} by tests beside the program, which is weaker, "
           f"{len(not_judged)} not at all")
     if unknown:
         print(f"{unknown} have no known solution: that they can be judged outside is not known")
@@ -367,8 +368,8 @@ def summarise(problems, records, verdicts, ks):
     counts = Counter(r["task_id"] for r in records)
     passes = Counter(v["task_id"] for v in verdicts if v["passed"])
     reasons = dict(Counter(v["result"].split(":")[0] for v in verdicts))
-    rates = {f"pass@{k}": statistics.fmean(estimate_pass_at_k(counts[t], passes[t], k) for t in counts)
-             for k in ks}
+    rate = lambda k: statistics.fmean(estimate_pass_at_k(counts[t], passes[t], k) for t in counts)
+    rates = {f"pass@{k}": rate(k) for k in ks}
     perplexity = group_perplexity(records, passes)
     again, whole = sum(v["again"] for v in verdicts), len(counts) == len(problems)
     kinds = ", ".join(f"{n} {kind}" for kind, n in sorted(reasons.items()))
@@ -439,8 +440,9 @@ def load_model(args, names, path):
 
 
 def parser():
-    p = one_line_errors(argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False))
+    raw = argparse.RawDescriptionHelpFormatter
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=raw, allow_abbrev=False)
+    one_line_errors(p)
     commands = p.add_subparsers(dest="command", required=True)
     for name, what in (("generate", "sample completions"), ("score", "run and judge them"),
                        ("selftest", "judge known solutions"),
@@ -470,7 +472,7 @@ def parser():
 
 def generate_command(args, path):
     problems = dict(itertools.islice(read_problems(path).items(), args.limit))
-    import sample       # here because of JAX: a fault of the problem file need not wait for it
+    import sample  # here because of JAX: a fault of the problem file need not wait for it
     settings, new_chat, logprob = load_model(args, ("n", "temperature", "top_p", "seed", "max_new_tokens", "ckpt"), path)
     settings["stop"] = "truncate_function"
     generate(problems, args.out, settings, new_chat, logprob, sample.truncate_function, args.batch_size)

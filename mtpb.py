@@ -4,8 +4,10 @@
     python mtpb.py score samples.jsonl [--rules official|strict]
     python mtpb.py run --ckpt out                               both
 
-A problem has 3 to 9 prompts and 5 cases, which fill the prompts' templates. The paper samples 40 programs a case. A
-program passes when the first argument of its last print is the expected value; the pass rate is the share that passes.
+A problem has 3 to 9 prompts and 5 cases, which fill the prompts' templates. The paper samples 40
+programs a case. A program passes when the first argument of its last print is the expected value; the
+pass rate is the share that passes. By the official rules that holds however the program ended, also by
+a crash after that print; by the strict ones it must have ended well.
 """
 import argparse
 import importlib.util
@@ -66,8 +68,8 @@ CSV = ("38", "46")          # read ./datasets/*.csv, which was never distributed
 # ------------------------------------------------------ problems -------------------------------------------------
 
 def read_problems(path):
-    """Problems in file order: prompts, inputs, outputs, category, id, perhaps max_gen_length. ValueError
-    names the line, the problem and what is wrong with it, as a template that does not fill."""
+    """Problems in file order: prompts, inputs, outputs, category, id, perhaps max_gen_length.
+    ValueError names the line, the problem and what is wrong, as a template that does not fill."""
     problems, seen = [], set()
     for line, p in read_lines(path):
         where = f"{path}, line {line}, problem {str(p.get('id'))[:50]}: "
@@ -142,9 +144,10 @@ def prompt_spans(pieces):
 def generate(problems, path, settings, new_chat, logprob, stop, batch_size=64):
     """Sample every problem that the file lacks and append its records, in the official sampler's form.
 
-    settings: dict with mode, n and what else makes a sample what it is (see resume). new_chat(sample_ids) -> a
-    sample.Chats; logprob(texts, spans) as sample.prompt_logprob. The first record of a case also holds prompt_logprob:
-    [sum of log p, tokens] of its prompts, given the code of this first sample between them.
+    settings: dict with mode, n and what else makes a sample what it is (see resume).
+    new_chat(sample_ids) -> a sample.Chats; logprob(texts, spans) as sample.prompt_logprob. The first
+    record of a case also holds prompt_logprob: [sum of log p, tokens] of its prompts, given the code
+    of this first sample between them.
     """
     mode, n = settings["mode"], settings["n"]
     with resume(path, settings, "id", {p["id"]: n * len(p["cases"]) for p in problems}) as done:
@@ -390,11 +393,11 @@ def notes(scored_ids):
 
 def score(problems, paths, rules="official", timeout=TIMEOUT, workers=CORES, unsafe=False,
           settings=None, source=None, results=None):
-    """Run every sample, write FILE_results.jsonl beside the first file, print the report -> its figures
-    as a dict.
+    """Run every sample, write FILE_results.jsonl beside the first file, print the report -> its
+    figures as a dict.
 
-    source: the problem file where it is not the official one. results: another place for the results;
-    earlier ones stay until the new ones are complete."""
+    source: the problem file where it is not the official one. results: another place for the
+    results; earlier ones stay until the new ones are complete."""
     records = read_samples(paths, problems)
     results = str(results or results_path(paths[0]))
     check_writable(results, *paths, *[source] * bool(source))
@@ -450,8 +453,9 @@ def tell(report, source):
 # ----------------------------------------------------- commands --------------------------------------------------
 
 def parser():
-    p = one_line_errors(argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False))
+    raw = argparse.RawDescriptionHelpFormatter
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=raw, allow_abbrev=False)
+    one_line_errors(p)
     commands = p.add_subparsers(dest="command", required=True)
     for name, what in (("generate", "sample programs"), ("score", "run and judge them"),
                        ("run", "generate and score")):
@@ -475,7 +479,7 @@ def parser():
 
 def generate_command(args, path):
     problems = read_problems(path)[:args.limit]
-    import sample       # here because of JAX: a fault of the problem file need not wait for it
+    import sample  # here because of JAX: a fault of the problem file need not wait for it
     settings, new_chat, logprob = humaneval.load_model(args, ("mode", "n", "temperature", "top_p", "seed", "ckpt"), path)
     settings["stop"] = "truncate_turn"
     generate(problems, args.out, settings, new_chat, logprob, sample.truncate_turn, args.batch_size)
@@ -502,8 +506,8 @@ def main():
         run_command(args, path)
     else:
         source = None if is_official(path) else path
-        score(read_problems(path), args.samples, args.rules, args.timeout, args.workers, args.unsafe,
-              settings_of(args.samples[0]), source, args.results)
+        score(read_problems(path), args.samples, args.rules, args.timeout, args.workers,
+              args.unsafe, settings_of(args.samples[0]), source, args.results)
 
 
 if __name__ == "__main__":

@@ -342,8 +342,8 @@ def find_checkpoint(path) -> Path:
 
 
 def fingerprint(folder) -> str:
-    """Which model lies in a checkpoint or Hugging Face folder, as one line of text: a copy has the same
-    one, another step or other weights have another.
+    """Which model lies in a checkpoint or Hugging Face folder, as one line of text: a copy has the
+    same one, another step or other weights have another.
 
     A digest of config.json, of the indexes with each shard's checksum, and of pieces of what is too
     large to be read whole: weight files of others, which have no checksums."""

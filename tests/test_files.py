@@ -1,4 +1,6 @@
-"""Laws of harness/files.py: what is read is checked, what is refused stays as it was, nothing of a stranger's is taken."""
+"""Laws of harness/files.py: what is read is checked, what is refused stays as it was, nothing of a
+stranger's is taken."""
+
 import contextlib
 import fcntl
 import gzip
@@ -14,14 +16,18 @@ import pytest
 
 def state(folder):
     """{name: bytes} of all that lies in a folder."""
-    return {str(p.relative_to(folder)): p.read_bytes() for p in Path(folder).rglob("*") if p.is_file()}
+    return {
+        str(p.relative_to(folder)): p.read_bytes() for p in Path(folder).rglob("*") if p.is_file()
+    }
 
 
 # ---- finding and reading
 
+
 def test_no_home_folder_is_one_line_and_takes_nothing_away(monkeypatch, tmp_path):
     def homeless():
         raise RuntimeError("could not determine the home directory")
+
     found = files.find_benchmark("HumanEval.jsonl.gz")
     monkeypatch.setattr(files.Path, "home", homeless)
     monkeypatch.setenv("CODEGEN_BENCHMARKS", str(found.parent))
@@ -30,7 +36,7 @@ def test_no_home_folder_is_one_line_and_takes_nothing_away(monkeypatch, tmp_path
     monkeypatch.setattr(files.urllib.request, "urlopen", lambda url, timeout: open(found, "rb"))
     with pytest.raises(ValueError, match="no place in a home folder .*CODEGEN_BENCHMARKS"):
         files.find_benchmark("HumanEval.jsonl.gz")
-    (tmp_path / "file").touch()         # a home that cannot be written, also by root
+    (tmp_path / "file").touch()  # a home that cannot be written, also by root
     monkeypatch.setattr(files.Path, "home", lambda: tmp_path / "file")
     with pytest.raises(ValueError, match="no place in a home folder .*CODEGEN_BENCHMARKS"):
         files.find_benchmark("HumanEval.jsonl.gz")
@@ -39,6 +45,7 @@ def test_no_home_folder_is_one_line_and_takes_nothing_away(monkeypatch, tmp_path
 def test_a_download_that_breaks_off_is_one_line(monkeypatch, tmp_path):
     def broken(url, timeout):
         raise files.http.client.IncompleteRead(b"x")
+
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.delenv("CODEGEN_BENCHMARKS", raising=False)
     monkeypatch.setattr(files.urllib.request, "urlopen", broken)
@@ -58,10 +65,21 @@ def test_the_official_file_is_official_packed_and_unpacked_and_no_other(tmp_path
 GOOD = b'{"a": 1}\n'
 
 
-@pytest.mark.parametrize("name, raw", [
-    ("x.jsonl.gz", gzip.compress(GOOD * 99)[:-9]), ("x.jsonl.gz", GOOD), ("x.jsonl.gz", b""[:0] + b"\x1f\x8b\x08"),
-    ("x.jsonl.gz", gzip.compress(GOOD) + b"more"), ("x.jsonl", gzip.compress(GOOD)), ("x.jsonl", GOOD + b'{"a": ' + b"9" * 5000 + b"}"),
-    ("x.jsonl", GOOD + b"[" * 100_000), ("x.jsonl", b"\xff\xfe{\x00"), ("x.jsonl", GOOD + b"null\n"), ("x.jsonl", b'{"a": "\xff"}')])
+@pytest.mark.parametrize(
+    "name, raw",
+    [
+        ("x.jsonl.gz", gzip.compress(GOOD * 99)[:-9]),
+        ("x.jsonl.gz", GOOD),
+        ("x.jsonl.gz", b"\x1f\x8b\x08"),
+        ("x.jsonl.gz", gzip.compress(GOOD) + b"more"),
+        ("x.jsonl", gzip.compress(GOOD)),
+        ("x.jsonl", GOOD + b'{"a": ' + b"9" * 5000 + b"}"),
+        ("x.jsonl", GOOD + b"[" * 100_000),
+        ("x.jsonl", b"\xff\xfe{\x00"),
+        ("x.jsonl", GOOD + b"null\n"),
+        ("x.jsonl", b'{"a": "\xff"}'),
+    ],
+)
 def test_what_is_no_file_of_json_lines_is_one_line(name, raw, tmp_path):
     (tmp_path / name).write_bytes(raw)
     with pytest.raises(ValueError, match="x.jsonl") as caught:
@@ -71,7 +89,10 @@ def test_what_is_no_file_of_json_lines_is_one_line(name, raw, tmp_path):
 
 # ---- writing
 
-def test_a_temporary_name_takes_no_strangers_file_and_a_failure_changes_nothing(tmp_path, monkeypatch):
+
+def test_a_temporary_name_takes_no_strangers_file_and_a_failure_changes_nothing(
+    tmp_path, monkeypatch
+):
     target, stranger = tmp_path / "x", tmp_path / "x.part"
     target.write_bytes(b"old")
     stranger.write_bytes(b"a stranger's")
@@ -80,6 +101,7 @@ def test_a_temporary_name_takes_no_strangers_file_and_a_failure_changes_nothing(
 
     def full(*args):
         raise OSError(28, "no space left")
+
     monkeypatch.setattr(files.os, "fsync", full)
     with pytest.raises(OSError):
         files.replace_file(target, b"newer")
@@ -139,10 +161,13 @@ def made(tmp_path):
 
 
 def test_samples_belong_to_one_model_wherever_it_lies(made):
-    assert sample(made, SETTINGS | {"ckpt": "./out/"}) == {"a"}      # another spelling
+    assert sample(made, SETTINGS | {"ckpt": "./out/"}) == {"a"}  # another spelling
     before = state(made.parent)
     for other in ({"checkpoint": "step 6, sha256 cd"}, {"n": 2}):
-        with pytest.raises(ValueError, match="(another model, step 5.*step 6.*|other settings .n.*)choose another --out"):
+        with pytest.raises(
+            ValueError,
+            match="(another model, step 5.*step 6.*|other settings .n.*)choose another --out",
+        ):
             sample(made, SETTINGS | other)
     assert state(made.parent) == before
 
@@ -156,8 +181,18 @@ def test_a_file_that_does_not_say_its_model_is_not_gone_on_with(made):
     assert state(made.parent) == before and files.settings_of(made) == old
 
 
-@pytest.mark.parametrize("settings", [
-    b"[1]", b"{", b"a stranger's", b'{"name": "package"}', b"null", b'{"n": ' + b"9" * 5000 + b"}", b"\xff"])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        b"[1]",
+        b"{",
+        b"a stranger's",
+        b'{"name": "package"}',
+        b"null",
+        b'{"n": ' + b"9" * 5000 + b"}",
+        b"\xff",
+    ],
+)
 def test_a_strangers_file_in_the_settings_place_stays(settings, tmp_path, made):
     """Beside a sample file that is there, and where none is."""
     Path(f"{made}.json").write_bytes(settings)
@@ -176,8 +211,11 @@ def test_what_is_refused_gets_no_settings_file(tmp_path):
     for name in ("s.jsonl", "s.jsonl.gz", "folder"):
         with pytest.raises(ValueError):
             sample(tmp_path / name, SETTINGS, [RECORD])
-    with contextlib.suppress(KeyboardInterrupt), files.resume(tmp_path / "t.jsonl", SETTINGS, "id", WANTED):
-        raise KeyboardInterrupt         # before the first sample
+    with (
+        contextlib.suppress(KeyboardInterrupt),
+        files.resume(tmp_path / "t.jsonl", SETTINGS, "id", WANTED),
+    ):
+        raise KeyboardInterrupt  # before the first sample
     assert state(tmp_path) == before
 
 
@@ -196,6 +234,7 @@ def test_one_writer_at_a_time_and_file_systems_without_locks(made, monkeypatch):
 
     def no_locks(*args):
         raise OSError(37, "no locks available")
+
     monkeypatch.setattr(fcntl, "flock", no_locks)
     assert sample(made, SETTINGS) == {"a"}
 
@@ -208,12 +247,14 @@ def test_an_encoding_without_our_characters_ends_nothing(made, monkeypatch):
 
 # ---- which model
 
+
 def test_a_fingerprint_is_the_models_and_not_the_places(tmp_path):
     import shutil
 
     import jax.numpy as jnp
 
     import tpu_mesh
+
     one = tpu_mesh.save_checkpoint(tmp_path / "out", 1, {"w": jnp.zeros(3)}, {"model": {}})
     two = tpu_mesh.save_checkpoint(tmp_path / "out", 2, {"w": jnp.zeros(3)}, {"model": {}})
     other = tpu_mesh.save_checkpoint(tmp_path / "other", 1, {"w": jnp.ones(3)}, {"model": {}})
@@ -224,6 +265,7 @@ def test_a_fingerprint_is_the_models_and_not_the_places(tmp_path):
 
 def test_a_fingerprint_of_large_weights_reads_pieces_of_them(tmp_path):
     import tpu_mesh
+
     (tmp_path / "config.json").write_text("{}")
     weights = bytearray(os.urandom(1 << 16) * 64)
     seen = set()
