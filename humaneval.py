@@ -270,7 +270,7 @@ def read_samples(path, problems):
     for number, r in read_lines(path):
         if not isinstance(r.get("task_id"), str) or r["task_id"] not in problems:
             raise ValueError(f"{path}, line {number}: there is no problem {r.get('task_id')!r}")
-        if not isinstance(r.get("completion", r.get("solution")), str):
+        if not any(isinstance(r.get(name), str) for name in ("completion", "solution")):
             raise ValueError(f"{path}, line {number}: "
                              "completion (or solution) must be there and be a text")
         perplexity_of(r.get("prompt_logprob"), f"{path}, line {number}")
@@ -291,7 +291,8 @@ def group_perplexity(records, passed_tasks):
 
 def sample_of(record):
     """What a record of a sample file holds: see program_of."""
-    return record["completion"] if "completion" in record else {"solution": record["solution"]}
+    completion = record.get("completion")
+    return completion if isinstance(completion, str) else {"solution": record["solution"]}
 
 
 def score(problems, path, ks=None, timeout=TIMEOUT, workers=CORES, unsafe=False, settings=None,

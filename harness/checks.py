@@ -91,7 +91,7 @@ def run(channel, job):
     # References of our own: from here on nothing is looked up that the program may have changed.
     start, do, threads, sleep = _thread.start_new_thread, any, _thread._count, time.sleep
     children, no_child, no_wait = os.waitpid, ChildProcessError, os.WNOHANG
-    read, write, text, kind = os.read, os.write, str, type
+    read, write, text, kind, stack = os.read, os.write, str, type, _thread.stack_size
     defined = frame({"secret": job["secret"], "value": None})
     left = frame({"error": "it left a thread or a process running"})
 
@@ -105,8 +105,9 @@ def run(channel, job):
 
     (define, test), (defined_now, returned) = prepare(job, say)
     hide()
-    _thread.stack_size(STACK)
+    stack(STACK)
     start(do, define)
+    stack(0)                        # the program's own threads are as everywhere
     defined_now()
     tries = 100                     # the thread itself takes a moment to end
     while threads() and tries:
@@ -122,7 +123,9 @@ def run(channel, job):
         defined_now()
     write(fd, defined)
     secret = read(fd, 4096)
+    stack(STACK)
     start(do, test)
+    stack(0)
     returned()
     write(fd, secret)
     returned()

@@ -162,9 +162,10 @@ def resume(path, settings, key, wanted):
     if path.suffix == ".gz":
         raise ValueError(f"{path}: samples are appended as plain text, "
                          "choose a name that ends in .jsonl")
-    if path.exists() and not path.is_file():
-        raise ValueError(f"{path} is no file: choose another --out")
     place = Path(f"{path}.json")
+    for name in (path, place):
+        if name.exists() and not name.is_file():
+            raise ValueError(f"{name} is no file: choose another --out")
     has_samples = lambda: path.exists() and path.stat().st_size > 0
     if has_samples() and not place.exists():
         raise ValueError(f"{path} has no settings beside it in {place}: choose another --out")

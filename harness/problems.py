@@ -3,6 +3,7 @@
 A fault of the file is told before a model is loaded, so that it is never blamed on one.
 """
 import ast
+import functools
 import importlib.util
 import json
 import re
@@ -84,6 +85,7 @@ def read_generations(path, problems):
     return records
 
 
+@functools.lru_cache(maxsize=1000)
 def fault(program: str, entry_point: str, test: str, known: bool) -> str:
     """What makes a problem in HumanEval's form impossible to judge, in a few words; "" for nothing.
 
