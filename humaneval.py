@@ -43,6 +43,7 @@ from harness.messages import decode, encode
 from harness.outside import first_worker, run_programs
 from harness.problems import (
     EMPTY,
+    careless_solution,
     fault_of,
     helpers_of,
     known_solution,
@@ -226,15 +227,22 @@ def find_ways(problems, timeout=TIMEOUT, workers=CORES, unsafe=False):
     """How each problem of a file of one's own can be judged -> {task_id: way}.
 
     Outside, as the official ones, where its known solution passes so (or none is known); inside,
-    its tests beside the program, where it passes only so; else why it cannot be judged at all."""
+    its tests beside the program, where it passes only so, or where only so the tests see what a
+    solution does to its arguments; else why it cannot be judged at all."""
     ways = dict.fromkeys(problems, OUTSIDE)
     known = [(p, known_solution(p)) for p in problems.values() if known_solution(p) is not None]
-    first = check_all(known, timeout, workers, unsafe)
-    failed = [(item, v["result"]) for item, v in zip(known, first) if not v["passed"]]
-    second = check_all([item for item, _ in failed], timeout, workers, unsafe, inside=problems)
-    for ((p, _), result), v in zip(failed, second):
+    outside = check_all(known, timeout, workers, unsafe)
+    failed = [(item, v["result"]) for item, v in zip(known, outside) if not v["passed"]]
+    beside = check_all([item for item, _ in failed], timeout, workers, unsafe, inside=problems)
+    for ((p, _), result), v in zip(failed, beside):
         why = f"its own solution fails, outside ({result}) and beside its tests ({v['result']})"
         ways[p["task_id"]] = INSIDE if v["passed"] else why
+    spoilt = [(p, careless_solution(p)) for (p, _), v in zip(known, outside) if v["passed"]]
+    beside = check_all([*spoilt, *((p, known_solution(p)) for p, _ in spoilt)], timeout, workers,
+                       unsafe, inside=problems)
+    for (p, _), bad, good in zip(spoilt, beside, beside[len(spoilt):]):
+        if good["passed"] and not bad["passed"]:
+            ways[p["task_id"]] = INSIDE
     return ways
 
 

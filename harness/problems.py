@@ -58,6 +58,29 @@ def helpers_of(problem):
     return program_of(problem, EMPTY if known is None else known)
 
 
+CARELESS = """
+def careless(function):
+    def spoil(*args, **kwargs):
+        from copy import deepcopy
+        result = function(*deepcopy(args), **deepcopy(kwargs))
+        for x in (*args, *kwargs.values()):
+            if isinstance(x, (list, dict, set)):
+                if type(x) is type(result) and x == result:
+                    return x
+                x.clear()
+        return result
+    return spoil
+NAME = careless(NAME)
+"""
+
+
+def careless_solution(problem):
+    """The known solution, but it returns an argument itself where that equals the result, and empties
+    other arguments. Tests that look at arguments after a call see it only beside the program."""
+    wrapper = CARELESS.replace("NAME", problem["entry_point"])
+    return {"solution": f"{helpers_of(problem)}\n{wrapper}"}
+
+
 def fault_of(problem):
     known = known_solution(problem) is not None
     return fault(helpers_of(problem), problem["entry_point"], problem["test"], known)

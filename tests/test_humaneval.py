@@ -391,6 +391,18 @@ KINDS = {
         "    return xs[::-1]\n",
         "    xs = [1, 2]\n    candidate(xs)\n    assert xs == [2, 1]\n",
     ),
+    "unchanged": (
+        "def turned(xs):\n",
+        "    return xs[::-1]\n",
+        "    xs.reverse()\n    return xs\n",
+        "    xs = [1, 2]\n    assert candidate(xs) == [2, 1]\n    assert xs == [1, 2]\n",
+    ),
+    "a copy": (
+        "def copied(xs):\n",
+        "    return xs[:]\n",
+        "    return xs\n",
+        "    xs = [1, 2]\n    assert candidate(xs) == [1, 2]\n    assert candidate(xs) is not xs\n",
+    ),
     "callback": (
         "def twice(g, x):\n",
         "    return g(g(x))\n",
