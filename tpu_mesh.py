@@ -7,6 +7,7 @@ A mesh has three axes (paper, section 2.2, and jaxformer):
     tp     heads, feed-forward and vocabulary are split over these chips, which work on the same tokens
 """
 import contextlib
+import hashlib
 import json
 import math
 import os
@@ -304,6 +305,28 @@ def find_checkpoint(path) -> Path:
     if not found:
         raise FileNotFoundError(f"no checkpoint in {path}: expected {path}/step_*/config.json, as train.py writes it")
     return found[-1]
+
+
+def fingerprint(folder) -> str:
+    """Which model lies in a checkpoint or Hugging Face folder, as one line of text: a copy has the
+    same one, another step or other weights have another.
+
+    A digest of config.json, of the indexes with each shard's checksum, and of pieces of what is too
+    large to be read whole: weight files of others, which have no checksums."""
+    folder, digest = Path(folder), hashlib.sha256()
+    ours = lambda file: file.is_file() and file.suffix != ".md" and file.name[0] != "."
+    for file in sorted(filter(ours, folder.iterdir())):
+        size = file.stat().st_size
+        digest.update(f"{file.name} {size} ".encode())
+        if file.name.startswith("shards_"):
+            continue
+        places = [0] if size <= 1 << 20 else [*range(0, size, size // 64), size - (1 << 12)]
+        with open(file, "rb") as f:
+            for place in places:
+                f.seek(place)
+                digest.update(f.read(1 << 20 if place == 0 else 1 << 12))
+    step = load_meta(folder).get("step")
+    return f"{f'step {step}, ' if step is not None else ''}sha256 {digest.hexdigest()[:16]}"
 
 
 def load_meta(folder) -> dict:
