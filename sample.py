@@ -39,8 +39,8 @@ def parse_args(argv=None):
     p.add_argument("--mp_num", type=whole(1, 1024), help="of a Hugging Face folder: blocks of its fused "
                    "qkv_proj (default 4; a CodeGen2 may have 8, and is asked for)")
     p.add_argument("--plan", action="store_true", help="sample nothing: say what decoding --model takes on a TPU")
-    p.add_argument("--model", default="350M", help="with --plan: a preset of model.py (default 350M)")
-    p.add_argument("--topology", default="v4:1x1x1", help="with --plan: a TPU, like v5p:1x1x1; one chip decodes")
+    p.add_argument("--model", help="with --plan: a preset of model.py (default 350M)")
+    p.add_argument("--topology", help="with --plan: a TPU, like v5p:1x1x1; one chip decodes (default v4:1x1x1)")
     args = p.parse_args(argv)
     for name, low, high in (("num_samples", 1, 10 ** 6), ("max_new_tokens", 1, 10 ** 6), ("temperature", 0, 100),
                             ("top_p", 0, 1)):
@@ -500,7 +500,7 @@ def session(params, config, tokenizer, args):
 
 def main():
     args = parse_args()
-    if args.plan:
+    if args.plan or args.model or args.topology:
         from plan.decoding import main as plan_main
         return plan_main(args)
     sys.stdout.reconfigure(errors="replace")       # a sampled half of a character must not end the program

@@ -310,7 +310,7 @@ def stop_on_signal() -> list:
 
 def main():
     args = parse_args()
-    if args.plan:
+    if args.plan or args.topology or args.search:
         from plan.training import main as plan_main
         return plan_main(args)
     tpu_mesh.start(args.coordinator, args.num_processes, args.process_id)

@@ -34,7 +34,8 @@ def topology_mesh(topology: str, dp: int, fsdp: int, tp: int):
 
 
 def lower_step(config, hyper, mesh):
-    """The step of a mesh, ready to compile, from shapes alone: no weight is made, the mesh may be one that is not here."""
+    """The step of a mesh, ready to compile, from shapes alone: no weight is made, and the mesh may be one
+    that is not here."""
     state = jax.eval_shape(partial(train.fresh_state, config=config), jax.random.key(0))
     state = jax.tree.map(lambda a, to: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=to), state,
                          train.state_shardings(config, mesh))
@@ -44,8 +45,8 @@ def lower_step(config, hyper, mesh):
 
 
 def compile_with_text(lowered):
-    """(executable, its program as text). The text is what XLA itself writes down: `as_text` cannot read back the programs
-    of every TPU (jaxlib 0.10 and 0.11 with Pallas kernels on v5p)."""
+    """(executable, its program as text). The text is what XLA itself writes down, because `as_text` cannot
+    read back the programs of every TPU (jaxlib 0.10 and 0.11 with Pallas kernels on v5p)."""
     with tempfile.TemporaryDirectory() as folder:
         program = lowered.compile(compiler_options=dict(xla_dump_to=folder, xla_dump_hlo_as_text=True))
         return program, next(Path(folder).glob("*after_optimizations.txt")).read_text()

@@ -108,12 +108,12 @@ def test_a_loop_counts_as_often_as_it_runs():
 
 def test_links_of_a_slice():
     """On 8 x 8 x 4 v4 chips tp 4 runs around the short side, fsdp 64 around both long ones; on half a side there is no ring."""
-    ring = CHIPS["v4"].ring
-    coords = places((8, 8, 4), 1, 64, 4)
+    chip = CHIPS["v4"]
+    ring, coords = chip.ring, places(chip, (8, 8, 4), 1, 64, 4)
     assert links(coords, (8, 8, 4), ring, ("tp",)) == 2 and links(coords, (8, 8, 4), ring, ("fsdp",)) == 4
-    assert links(places((8, 8, 4), 1, 256, 1), (8, 8, 4), ring, ("fsdp",)) == 6
-    assert links(places((4, 4, 4), 1, 32, 2), (4, 4, 4), ring, ("tp",)) == 1
-    assert links(places((4, 4), 1, 4, 4), (4, 4), CHIPS["v5e"].ring, ("tp",)) == 1
+    assert links(places(chip, (8, 8, 4), 1, 256, 1), (8, 8, 4), ring, ("fsdp",)) == 6
+    assert links(places(chip, (4, 4, 4), 1, 32, 2), (4, 4, 4), ring, ("tp",)) == 1
+    assert links(places(CHIPS["v5e"], (4, 4), 1, 4, 4), (4, 4), CHIPS["v5e"].ring, ("tp",)) == 1
 
 
 def test_bytes_that_leave_a_device():
