@@ -17,23 +17,30 @@ from model import Config, load_params, num_params, read_meta
 
 
 def parser(prog="python -m hf"):
-    p = one_line_errors(argparse.ArgumentParser(prog=prog, description=__doc__, allow_abbrev=False,
-                                                formatter_class=argparse.RawDescriptionHelpFormatter))
-    commands = p.add_subparsers(dest="command", required=True, metavar="import | export")
-    command = lambda name, help: one_line_errors(commands.add_parser(name, allow_abbrev=False, help=help))
+    p = argparse.ArgumentParser(prog=prog, description=__doc__, allow_abbrev=False,
+                                formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = one_line_errors(p).add_subparsers(dest="command", required=True,
+                                                 metavar="import | export")
+
+    def command(name, what):
+        return one_line_errors(commands.add_parser(name, allow_abbrev=False, help=what))
+
     i = command("import", "a Hugging Face CodeGen folder -> a checkpoint")
-    i.add_argument("--hf", required=True, metavar="DIR", type=folder, help="the Hugging Face folder")
-    i.add_argument("--out", required=True, metavar="DIR", type=new_folder, help="checkpoint folder to make")
-    i.add_argument("--tokenizer", type=text, help="gpt2 (the NL models), codegen (MULTI, MONO), or a .tiktoken "
-                   "file (default: what the folder's files say)")
-    i.add_argument("--mp_num", type=whole(1, 1024), help="blocks of the fused qkv_proj (default 4; a CodeGen2 "
-                   "may have 8, and is asked for). Shapes do not tell: with a wrong one the model writes nonsense")
+    i.add_argument("--hf", required=True, metavar="DIR", type=folder,
+                   help="the Hugging Face folder")
+    i.add_argument("--out", required=True, metavar="DIR", type=new_folder,
+                   help="checkpoint folder to make")
+    i.add_argument("--tokenizer", type=text, help="gpt2 (the NL models), codegen (MULTI, MONO), or "
+                   "a .tiktoken file (default: what the folder's files say)")
+    i.add_argument("--mp_num", type=whole(1, 1024), help="blocks of the fused qkv_proj (default 4; "
+                   "a CodeGen2 may have 8, and is asked for). Shapes do not tell: with a wrong one "
+                   "the model writes nonsense")
     e = command("export", "a checkpoint -> a folder that transformers opens")
     e.add_argument("--ckpt", required=True, metavar="DIR", type=folder,
                    help="a checkpoint folder, or train.py's out_dir")
     e.add_argument("--hf", required=True, metavar="DIR", type=new_folder, help="the folder to make")
-    e.add_argument("--mp_num", type=whole(1, 1024), default=MP_NUM,
-                   help="blocks of the fused qkv_proj to write (default 4, which is what transformers reads)")
+    e.add_argument("--mp_num", type=whole(1, 1024), default=MP_NUM, help="blocks of the fused "
+                   "qkv_proj to write (default 4, which is what transformers reads)")
     return p
 
 
@@ -64,7 +71,8 @@ def export_checkpoint(args):
 
 
 def say(config, tokenizer, source, out):
-    print(f"{num_params(config):,} parameters, tokenizer {Path(tokenizer.name).name}, from {source} to {out}")
+    print(f"{num_params(config):,} parameters, tokenizer {Path(tokenizer.name).name}, "
+          f"from {source} to {out}")
 
 
 if __name__ == "__main__":

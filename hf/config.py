@@ -16,11 +16,12 @@ MP_NUM = 4      # the released weights come from 4 logical TPU-v4 cores; jaxform
 
 
 def hf_config(folder) -> Config:
-    """The sizes in a folder's config.json. ValueError for another kind of model or a damaged file."""
+    """The sizes in a folder's config.json. ValueError for another kind of model, a damaged file."""
     path = Path(folder) / "config.json"
     c = read_hf_json(path)
     if c.get("model_type") != "codegen":
-        raise ValueError(f"{path}: model_type is {c.get('model_type')}, and only codegen is known here")
+        raise ValueError(f"{path}: model_type is {c.get('model_type')}, "
+                         "and only codegen is known here")
     check(c, SIZES, f"{path}: a size of the model is damaged: ")
     for key, value in FIXED.items():
         if c.get(key, value) not in (value, 4 * c["n_embd"] if key == "n_inner" else value):
@@ -39,9 +40,9 @@ def blocks_of(folder, mp_num=None) -> int:
     c = read_hf_json(Path(folder) / "config.json")
     names = f"{c.get('_name_or_path')} {Path(folder).resolve().name}"
     if mp_num is None and (c.get("auto_map") or re.search(r"codegen[-_]?2(?!b)", names, re.I)):
-        raise ValueError(f"{folder} looks like a CodeGen2, whose qkv_proj may lie in 8 blocks, not 4, and no "
-                         "shape tells: add --mp_num 8 (or 4), or make a checkpoint with "
-                         "python model.py import --mp_num 8")
+        raise ValueError(f"{folder} looks like a CodeGen2, whose qkv_proj may lie in 8 blocks and "
+                         "not in 4, and no shape tells: add --mp_num 8 (or 4), or make a checkpoint "
+                         "with python model.py import --mp_num 8")
     return mp_num or MP_NUM
 
 

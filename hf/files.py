@@ -2,6 +2,7 @@
 import contextlib
 import importlib
 import json
+import math
 import os
 import zipfile
 from functools import lru_cache
@@ -13,14 +14,14 @@ import numpy as np
 from tqdm import tqdm
 
 LARGEST = 5 * 10 ** 9       # bytes of a file that we write, as transformers does
-WRAPPERS = ("model", "state_dict", "model_state_dict", "module")     # what trainers put weights under
+WRAPPERS = ("model", "state_dict", "model_state_dict", "module")   # what trainers put weights under
 FLOATS = ("F64", "F32", "F16", "BF16", "float64", "float32", "float16", "bfloat16")
 
 
-# -------------------------------------------------- what is there -------------------------------------------------
+# ----------------------------------------- what is there ------------------------------------------
 
 def refuse_pointer(path):
-    """ValueError for a file that stands for another one: git leaves such a pointer where LFS is missing."""
+    """ValueError for a file that stands for another one: git leaves such a pointer without LFS."""
     with open(path, "rb") as file:
         begin = file.read(40)
     if begin.startswith(b"version https://git-lfs"):
@@ -44,7 +45,8 @@ def weight_files(folder):
         if (folder / name).is_file():
             return [folder / name]
         if index.is_file():
-            files = sorted(set(read_hf_json(index, dict(weight_map={str: str}))["weight_map"].values()))
+            where = read_hf_json(index, dict(weight_map={str: str}))["weight_map"]
+            files = sorted(set(where.values()))
             for file in files:
                 if file != Path(file).name or file in ("", ".", ".."):
                     raise ValueError(f"{index} is damaged: {file!r} is no name of a file beside it")
@@ -52,7 +54,7 @@ def weight_files(folder):
     raise FileNotFoundError(f"{folder} holds neither model.safetensors nor pytorch_model.bin")
 
 
-# ---------------------------------------------------- reading -----------------------------------------------------
+# -------------------------------------------- reading ---------------------------------------------
 
 def read_header(file) -> dict:
     """{name: (shape, type of number)} of a weight file's tensors, without reading any."""
@@ -86,72 +88,87 @@ def one_line(file):
             refuse_pointer(file)
         yield
     except ImportError:
-        raise ValueError(f"to read {file} the package {package} is needed: pip install {package}") from None
+        raise ValueError(f"to read {file} the package {package} is needed: "
+                         f"pip install {package}") from None
     except ValueError as error:
-        raise error if str(file) in str(error) else ValueError(f"{file} cannot be read: {error}") from None
+        if str(file) in str(error):
+            raise
+        raise ValueError(f"{file} cannot be read: {error}") from None
     except Exception as error:      # each library has errors of its own
         why = " ".join(str(error).split())[:200]
         raise ValueError(f"{file} cannot be read ({type(error).__name__}): {why}") from None
 
 
 def torch_tensors(file) -> dict:
-    """name -> tensor of a torch file. A pickle of anything but weights is refused: it could run code."""
-    return torch_zip(file) if zipfile.is_zipfile(file) else torch_old(file)
-
-
-def torch_zip(file):
-    load = importlib.import_module("torch").load
-    return unwrap(file, load(file, map_location="cpu", weights_only=True, mmap=True))
+    """name -> tensor of a torch file."""
+    return torch_load(file, mmap=True) if zipfile.is_zipfile(file) else torch_old(file)
 
 
 @lru_cache(maxsize=1)
 def torch_old(file):
     """Torch's format before 1.6 cannot be mapped, so it is read whole, once."""
-    return unwrap(file, importlib.import_module("torch").load(file, map_location="cpu", weights_only=True))
+    return torch_load(file)
+
+
+def torch_load(file, **how):
+    """A pickle of anything but weights is refused, because it could run code."""
+    load = importlib.import_module("torch").load
+    return unwrap(file, load(file, map_location="cpu", weights_only=True, **how))
 
 
 def unwrap(file, content) -> dict:
-    """The dict of tensors in what was saved: itself, or under one of the names that trainers use."""
+    """The dict of tensors in what was saved: itself, or one under a name that trainers use."""
     tensor = importlib.import_module("torch").Tensor
-    for inner in [content, *(content.get(w) for w in WRAPPERS)] if isinstance(content, dict) else []:
-        if isinstance(inner, dict):
-            found = {n: t for n, t in inner.items() if isinstance(n, str) and isinstance(t, tensor)}
-            if found:
-                return found
-    raise ValueError(f"{file} holds no weights: a dict of tensors is expected, or one under {', '.join(WRAPPERS)}")
+    wrapped = [content.get(w) for w in WRAPPERS] if isinstance(content, dict) else []
+    for inner in (content, *wrapped):
+        entries = inner.items() if isinstance(inner, dict) else []
+        found = {n: t for n, t in entries if isinstance(n, str) and isinstance(t, tensor)}
+        if found:
+            return found
+    raise ValueError(f"{file} holds no weights: a dict of tensors is expected, "
+                     f"or one under {', '.join(WRAPPERS)}")
 
 
-# ---------------------------------------------------- writing -----------------------------------------------------
+# -------------------------------------------- writing ---------------------------------------------
 
 def write_tensors(folder, shapes: dict, tensor):
-    """Write float32 tensors as model.safetensors, or as parts of at most LARGEST bytes and an index.
+    """Write float32 tensors as model.safetensors, or as parts of at most LARGEST bytes and an
+    index.
 
-    tensor(name) is asked for one array after the other, and a part is held at a time."""
-    parts, room = [[]], LARGEST
-    sizes = {name: 4 * int(np.prod(shape)) for name, shape in shapes.items()}
+    tensor(name) is asked for one array after the other, and one part is held at a time."""
+    save = safetensors_writer()
+    sizes = {name: 4 * math.prod(shape) for name, shape in shapes.items()}
+    parts = split(sizes)
+    bar = tqdm(total=len(sizes), desc="write weights", unit=" tensors", delay=2, leave=False,
+               disable=None)
+    for file, names in parts.items():
+        held = {}
+        for name in names:
+            held[name] = np.ascontiguousarray(tensor(name), np.float32)
+            bar.update()
+        save(held, folder / file, metadata=dict(format="pt"))
+        with open(folder / file, "rb") as f:
+            os.fsync(f.fileno())
+    bar.close()
+    if len(parts) > 1:
+        where = {name: file for file, names in parts.items() for name in names}
+        index = dict(metadata=dict(total_size=sum(sizes.values())), weight_map=where)
+        (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=1))
+
+
+def split(sizes: dict) -> dict:
+    """File -> names of its tensors, in order. sizes: name -> bytes."""
+    parts, room = [], 0
     for name, n_bytes in sizes.items():
-        if n_bytes > room and parts[-1]:
+        if n_bytes > room:
             parts.append([])
             room = LARGEST
         parts[-1].append(name)
         room -= n_bytes
-    several = len(parts) > 1
-    files = [f"model-{i:05d}-of-{len(parts):05d}.safetensors" if several else "model.safetensors"
-             for i in range(1, len(parts) + 1)]
-    save = safetensors_writer()
-    with tqdm(total=len(shapes), desc="write weights", unit=" tensors", delay=2, leave=False, disable=None) as bar:
-        for file, names in zip(files, parts):
-            held = {}
-            for name in names:
-                held[name] = np.ascontiguousarray(tensor(name), np.float32)
-                bar.update()
-            save(held, folder / file, metadata=dict(format="pt"))
-            with open(folder / file, "rb") as f:
-                os.fsync(f.fileno())
-    if several:
-        where = {name: file for file, names in zip(files, parts) for name in names}
-        index = dict(metadata=dict(total_size=sum(sizes.values())), weight_map=where)
-        (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=1))
+    if len(parts) == 1:
+        return {"model.safetensors": parts[0]}
+    return {f"model-{i:05d}-of-{len(parts):05d}.safetensors": names
+            for i, names in enumerate(parts, 1)}
 
 
 def safetensors_writer():
@@ -159,4 +176,5 @@ def safetensors_writer():
     try:
         return importlib.import_module("safetensors.numpy").save_file
     except ImportError:
-        raise ValueError("to write weights the package safetensors is needed: pip install safetensors") from None
+        raise ValueError("to write weights the package safetensors is needed: "
+                         "pip install safetensors") from None

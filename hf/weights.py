@@ -22,7 +22,7 @@ from model import Config, param_table
 
 
 def plain_names(names) -> dict:
-    """Hugging Face's name -> the name in a file, which may stand behind "module." or another prefix.
+    """Hugging Face's name -> the name in a file, which may have "module." or the like before it.
 
     The embedding shows the prefix. A model saved without its head also lacks "transformer."."""
     embeddings = [n for n in names if n.endswith("wte.weight")]
@@ -42,8 +42,8 @@ def find_tensors(folder, config, mp_num) -> dict:
 
     ValueError names tensors that are missing, unknown, of another shape than `config` wants, or no
     floats."""
-    found = {n: (file, *about) for file in weight_files(folder) for n, about in read_header(file).items()
-             if not n.endswith(HF_BUFFERS)}
+    found = {n: (file, *about) for file in weight_files(folder)
+             for n, about in read_header(file).items() if not n.endswith(HF_BUFFERS)}
     spelled, wanted = plain_names(found), hf_tensors(config, mp_num)
     wrong = [f"{n} is missing" for n in wanted if n not in spelled]
     wrong += [f"{n} is unknown" for n in spelled if n not in wanted]
@@ -52,7 +52,7 @@ def find_tensors(folder, config, mp_num) -> dict:
         if there != shape:
             wrong.append(f"{n} has shape {there}, not {shape}")
         elif kind not in FLOATS:
-            wrong.append(f"{n} holds {kind} numbers, no floats: quantised weights are not read here")
+            wrong.append(f"{n} holds {kind} numbers, no floats: quantised ones are not read")
     if wrong:
         more = f"; and {len(wrong) - 5} more" * (len(wrong) > 5)
         raise ValueError(f"{folder}: " + "; ".join(wrong[:5]) + more)
@@ -74,8 +74,10 @@ def read_hf(folder, config, mesh=None, dtype="float32", mp_num=None):
     mp_num = blocks_of(folder, mp_num)
     where, wanted = find_tensors(folder, config, mp_num), hf_tensors(config, mp_num)
     table, params = param_table(config), {}
-    order = sorted(wanted, key=lambda theirs: wanted[theirs][1] is not None)    # largest while memory is empty
-    for theirs in tqdm(order, desc="read weights", unit=" tensors", delay=2, leave=False, disable=None):
+    # Those that are no layer's first: they are the largest, and memory is still empty.
+    order = sorted(wanted, key=lambda theirs: wanted[theirs][1] is not None)
+    for theirs in tqdm(order, desc="read weights", unit=" tensors", delay=2, leave=False,
+                       disable=None):
         name, layer, _ = wanted[theirs]
         shape, spec, init = table[name]
         kind = dtype if init else "float32"
@@ -99,8 +101,8 @@ def export_hf(params, config: Config, folder, tokenizer=None, mp_num=MP_NUM):
     """Write a folder that transformers opens: AutoModelForCausalLM, and AutoTokenizer when a
     data.Tokenizer is given.
 
-    Weights are float32. ValueError if the folder exists; it appears when it is whole. transformers 4
-    runs only models whose heads divide by 4, version 5 runs all."""
+    Weights are float32. ValueError if the folder exists; it appears when it is whole.
+    transformers 4 runs only models whose heads divide by 4, version 5 runs all."""
     folder = Path(folder)
     if folder.exists() or folder.is_symlink():
         raise ValueError(f"{folder} exists already: delete it, or choose another folder")
@@ -108,7 +110,8 @@ def export_hf(params, config: Config, folder, tokenizer=None, mp_num=MP_NUM):
 
     def tensor(theirs):
         name, layer, _ = tensors[theirs]
-        return to_hf(name, np.asarray(params[name] if layer is None else params[name][layer]), mp_num)
+        w = params[name] if layer is None else params[name][layer]
+        return to_hf(name, np.asarray(w), mp_num)
 
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as own:
@@ -117,5 +120,6 @@ def export_hf(params, config: Config, folder, tokenizer=None, mp_num=MP_NUM):
         write_tensors(unfinished, {n: shape for n, (*_, shape) in tensors.items()}, tensor)
         if tokenizer:
             write_hf_tokenizer(tokenizer, unfinished, config.block_size)
-        (unfinished / "config.json").write_text(json.dumps(config_json(config, tokenizer), indent=1))
+        content = json.dumps(config_json(config, tokenizer), indent=1)
+        (unfinished / "config.json").write_text(content)
         os.rename(unfinished, folder)

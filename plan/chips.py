@@ -13,8 +13,8 @@ class Chip(NamedTuple):
     largest: int        # slice, in chips
     hbm: int            # bytes of memory
     hbm_rate: float     # bytes/s to and from it
-    link: float         # bytes/s of one link in one direction: the sheet's total / links of a chip / 8 bits
-    ring: int           # a side closes to a ring if this divides it; both directions then carry data
+    link: float         # bytes/s of a link in one direction: the sheet's total / its links / 8
+    ring: int           # a side closes to a ring if this divides it, and carries data both ways
 
     @property
     def flops(self) -> float:

@@ -16,7 +16,7 @@ from tpu_mesh import check_divides
 def make_plan(config, hyper, topology, dp, fsdp, tp, budget, compiled=True):
     """One plan as a dict, the JSON of --plan: compiled for that TPU, or counted by formula.
 
-    budget: tokens of the run. ValueError for a mesh that is not all of the slice, or does not divide."""
+    budget: tokens of the run. ValueError for a mesh that is not the slice, or does not divide."""
     chip, sides = parse_topology(topology)
     chips, tokens = math.prod(sides), hyper.batch_size * config.block_size
     if dp * fsdp * tp != chips:
@@ -40,7 +40,8 @@ def make_plan(config, hyper, topology, dp, fsdp, tp, budget, compiled=True):
         chips=chips, mesh=sizes, batch_size=hyper.batch_size, grad_accum=hyper.grad_accum,
         remat=hyper.remat, tokens_per_step=tokens, dtype=config.dtype, params=num_params(config),
         state_bytes_per_chip=round(state), temp_bytes_per_chip=round(temp), hbm_bytes=chip.hbm,
-        flops_per_step=model_flops, flops_per_chip=model_flops / chips, hbm_traffic_bytes=round(hbm),
+        flops_per_step=model_flops, flops_per_chip=model_flops / chips,
+        hbm_traffic_bytes=round(hbm),
         collectives=[m._asdict() | dict(moved_bytes=sent(m)) for m in moves],
         seconds={k: line[k] for k in ("compute", "hbm", "hidden", "waiting")},
         step_seconds=line["step"], bound=line["bound"],
@@ -61,7 +62,9 @@ def out_of_memory(error) -> str:
     if "RESOURCE_EXHAUSTED" not in str(error):
         raise ValueError(f"the TPU compiler refuses this step: {str(error)[:300]}") from None
     used = re.search(r"Used ([\d.]+[KMGT]) of ([\d.]+[KMGT]) hbm", str(error))
-    return f"the compiler needs {used[1]} of {used[2]}" if used else "the compiler runs out of memory"
+    if used:
+        return f"the compiler needs {used[1]} of {used[2]}"
+    return "the compiler runs out of memory"
 
 
 def used_bytes(plan):

@@ -32,17 +32,18 @@ def coordinates(grid):
 
 
 def links(coords, sides, ring, axes):
-    """How many links of a chip a collective over these mesh axes uses: two for each side of the slice
-    that it runs all around, one where there is no way around. coords: (dp, fsdp, tp, 3)."""
+    """How many links of a chip a collective over these mesh axes uses: two for each side of the
+    slice that it runs all around, one where there is no way around. coords: (dp, fsdp, tp, 3)."""
     group = coords[tuple(slice(None) if a in axes else 0 for a in ("dp", "fsdp", "tp"))]
     spans = [len(set(column)) for column in group.reshape(-1, coords.shape[-1]).T]
     return sum(2 if n == side and side % ring == 0 else 1 for n, side in zip(spans, sides) if n > 1)
 
 
 def roofline(chip: Chip, coords, sides, flops: float, hbm_bytes: float, collectives) -> dict:
-    """Arithmetic and HBM run side by side, and hidden collectives beside both; for the others the chip
-    waits."""
-    ranks = lambda axes: math.prod(n for n, a in zip(coords.shape, ("dp", "fsdp", "tp")) if a in axes)
+    """Arithmetic and HBM run side by side, and hidden collectives beside both; for the others the
+    chip waits."""
+    sizes = dict(zip(("dp", "fsdp", "tp"), coords.shape))
+    ranks = lambda axes: math.prod(sizes[a] for a in axes)
     rate = lambda axes: chip.link * links(coords, sides, chip.ring, axes)
     times = [(c.hidden, c.moved(ranks(c.axes)) / rate(c.axes)) for c in collectives]
     out = dict(compute=flops / chip.flops, hbm=hbm_bytes / chip.hbm_rate,

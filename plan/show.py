@@ -23,7 +23,8 @@ def show_plan(p):
     print(f"  model FLOPs   {p['flops_per_step']:.3g} a step · {p['flops_per_chip']:.3g} a chip")
     for c in p["collectives"]:
         print(f"  {c['kind']:<18} over {'+'.join(c['axes']):<8} {c['count']:>5} a step, "
-              f"{c['moved_bytes'] / 1e9:8.3f} GB sent by a chip" + " while it computes" * c["hidden"])
+              f"{c['moved_bytes'] / 1e9:8.3f} GB sent by a chip"
+              + " while it computes" * c["hidden"])
     s = p["seconds"]
     print(f"  seconds       compute {s['compute']:.3f} · HBM {s['hbm']:.3f} · interconnect "
           f"{s['hidden']:.3f} while computing, {s['waiting']:.3f} waiting · "

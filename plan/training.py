@@ -1,4 +1,4 @@
-"""`python train.py ... --plan`: what one step takes on the mesh of the flags, or on the best found."""
+"""`python train.py ... --plan`: what a step takes on the mesh of the flags, or on the best."""
 import json
 
 import jax
@@ -11,7 +11,7 @@ from plan.show import flags_of, gib, show_plan
 
 
 def main(args):
-    """Compile the real step for a TPU that is not here and say what it takes. The last line is JSON."""
+    """Compile the real step for a TPU that is not here, say what it takes. Last line: JSON."""
     check_flags(args)
     args.model = args.model or "toy"
     jax.config.update("jax_platforms", "cpu")       # the compiler is all that is needed of a TPU
@@ -32,15 +32,15 @@ def main(args):
 
 
 def check_flags(args):
-    """Refuse what a plan, or a search, would not heed, because its figures would be of something else."""
+    """Refuse what a plan or a search would not heed: its figures would be of something else."""
     if not args.plan:
         raise ValueError("--topology and --search say what a step would take on a TPU: add --plan, "
                          "or leave them out to train")
     if not args.topology:
         raise ValueError("--plan needs --topology: a TPU and the sides of its slice, like v4:8x8x4")
     if args.init_from not in (None, "scratch"):
-        raise ValueError(f"--plan is for a preset, not for --init_from {args.init_from}: give --model "
-                         "and the sizes that differ from it")
+        raise ValueError(f"--plan is for a preset, not for --init_from {args.init_from}: "
+                         "give --model and the sizes that differ from it")
     mesh = [f"--{n}" for n in ("dp", "fsdp", "tp") if getattr(args, n) not in (None, 1)]
     if args.search and (mesh or args.grad_accum is not None):
         given = ", ".join(mesh + ["--grad_accum"] * (args.grad_accum is not None))
@@ -61,8 +61,8 @@ def search(config, hyper, args, budget):
     if best is None:
         why = "the compiler finds that none of the best fits" if plans else \
             "by formula none fits, or none divides the sizes of the model and the batch"
-        raise ValueError(f"no mesh of {args.topology} holds this model: {why}; take a larger slice, "
-                         "or another --batch_size")
+        raise ValueError(f"no mesh of {args.topology} holds this model: {why}; "
+                         "take a larger slice, or another --batch_size")
     return best
 
 
