@@ -40,9 +40,9 @@ def blocks_of(folder, mp_num=None) -> int:
     c = read_hf_json(Path(folder) / "config.json")
     names = f"{c.get('_name_or_path')} {Path(folder).resolve().name}"
     if mp_num is None and (c.get("auto_map") or re.search(r"codegen[-_]?2(?!b)", names, re.I)):
-        raise ValueError(f"{folder} looks like a CodeGen2, whose qkv_proj may lie in 8 blocks and "
-                         "not in 4, and no shape tells: add --mp_num 8 (or 4), or make a checkpoint "
-                         "with python model.py import --mp_num 8")
+        raise ValueError(f"{folder} looks like a CodeGen2, whose qkv_proj may lie in 8 blocks "
+                         "and not in 4, and no shape tells: add --mp_num 8 (or 4), or make a "
+                         "checkpoint with python model.py import --mp_num 8")
     return mp_num or MP_NUM
 
 

@@ -12,6 +12,8 @@ from plan.program import read_program
 from plan.roofline import places, roofline
 from tpu_mesh import check_divides
 
+MOST_TOKENS = 2 ** 31       # of a step: a thousand times the paper's largest
+
 
 def make_plan(config, hyper, topology, dp, fsdp, tp, budget, compiled=True):
     """One plan as a dict, the JSON of --plan: compiled for that TPU, or counted by formula.
@@ -22,6 +24,9 @@ def make_plan(config, hyper, topology, dp, fsdp, tp, budget, compiled=True):
     if dp * fsdp * tp != chips:
         raise ValueError(f"--dp {dp} --fsdp {fsdp} --tp {tp} is a mesh of {dp * fsdp * tp} "
                          f"and {topology} has {chips} chips")
+    if tokens > MOST_TOKENS:
+        raise ValueError(f"--batch_size {hyper.batch_size} makes a step of {tokens:,} tokens: "
+                         f"at most {MOST_TOKENS:,} are planned")
     check_divides(config, hyper.batch_size, hyper.grad_accum, dp, fsdp, tp)
     state, temp, hbm, moves = estimate(config, hyper, dp, fsdp, tp)
     why, mesh = "", topology_mesh(topology, dp, fsdp, tp) if compiled else None

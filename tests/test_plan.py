@@ -145,7 +145,9 @@ def test_plan_by_formula_says_what_fits(tmp_path):
 
 @pytest.mark.parametrize("args, words", [
     (("--topology", "v9:2x2"), "v9:2x2"), ((), "--topology"), (("--topology", "v4:2x2x2", "--fsdp", 4), "8 chips"),
-    (("--topology", "v4:4x4", "--fsdp", 16), "no such slice"), (("--topology", "v4:2x2x2", "--search", "--tp", 2), "--tp"),
+    (("--topology", "v4:4x4", "--fsdp", 16), "no such slice"),
+    (("--topology", "v4:2x2x1", "--fsdp", 4, "--batch_size", 2 ** 30), "--batch_size"),
+    (("--topology", "v4:2x2x1", "--n_embd", 10 ** 9), "n_embd"), (("--topology", "v4:2x2x2", "--search", "--tp", 2), "--tp"),
     (("--topology", "v4:2x2x2", "--init_from", "out"), "--init_from out")])
 def test_a_plan_that_makes_no_sense_is_one_line(args, words):
     done = plan("--model", "350M", *args, ok=False)
