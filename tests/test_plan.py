@@ -161,7 +161,7 @@ def test_flags_of_a_plan_without_plan_do_nothing_else(script, flag, value, tmp_p
     """Neither trains nor samples."""
     args = [flag, *filter(None, [value])] + (["--ckpt", tmp_path] if script == "sample.py" else [])
     done = subprocess.run([sys.executable, ROOT / script, *args], capture_output=True, text=True, cwd=tmp_path)
-    assert done.returncode == 2 and "add --plan" in done.stderr and len(done.stderr.splitlines()) == 1, done.stderr
+    assert done.returncode == 2 and "--plan" in done.stderr and len(done.stderr.splitlines()) == 1, done.stderr
     assert not list(tmp_path.iterdir())
 
 
