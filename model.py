@@ -12,6 +12,7 @@ they are names; H, F and V are then the local shares H/tp, F/tp, V/tp, and the s
     python model.py import --hf DIR --out CKPT      released weights to a checkpoint
     python model.py export --ckpt CKPT --hf DIR     a checkpoint to a folder that transformers opens
 """
+import sys
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -20,6 +21,7 @@ from fast.attention import fused_attention, kernel_for
 from fast.rotary import rotary as fast_rotary
 from fast.weights import Turned, turn, unroll
 from harness.cli import cli
+from harness.files import check, read_json
 
 import jax
 import jax.numpy as jnp
@@ -28,6 +30,7 @@ from jax import lax
 from jax.sharding import PartitionSpec as P
 
 import tpu_mesh
+from data import get_tokenizer
 from tpu_mesh import gather, vary
 
 
@@ -47,17 +50,23 @@ class Config:
         return self.n_embd // self.n_head
 
     def __post_init__(self):
-        for name in ("n_layer", "n_head", "n_embd", "block_size", "vocab_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}: it must be at least 1")
+        check(asdict(self), CONFIG_SCHEMA)
         if self.n_embd % self.n_head:
-            raise ValueError(f"n_embd {self.n_embd} does not divide into n_head {self.n_head} heads: change --n_head")
-        if self.rotary_dim % 2 or not 0 <= self.rotary_dim <= self.head_dim:
-            raise ValueError(f"rotary_dim {self.rotary_dim} must be even and at most n_embd / n_head = {self.head_dim}: "
-                             "change --rotary_dim")
-        if self.dtype not in ("float32", "bfloat16"):
-            raise ValueError(f"dtype {self.dtype!r} is not known: use float32 or bfloat16")
+            raise ValueError(f"n_embd {self.n_embd} does not divide into n_head {self.n_head} heads: "
+                             "change --n_head")
+        if self.rotary_dim % 2 or self.rotary_dim > self.head_dim:
+            raise ValueError(f"rotary_dim {self.rotary_dim} must be even and at most n_embd / n_head = "
+                             f"{self.head_dim}: change --rotary_dim")
+        weights = 12 * self.n_layer * self.n_embd ** 2 + 2 * self.vocab_size * self.n_embd
+        if weights > 10 ** 13:
+            raise ValueError(f"n_layer {self.n_layer}, n_embd {self.n_embd} and vocab_size {self.vocab_size} "
+                             f"make {weights:.1e} weights, and nobody has room for more than 1e13")
 
+
+# What a Config's sizes may be, also in a checkpoint's config.json (see harness.files.check).
+CONFIG_SCHEMA = dict(
+    n_layer=(1, 10_000), n_head=(1, 2 ** 16), n_embd=(1, 2 ** 20), rotary_dim=(0, 2 ** 16),
+    block_size=(1, 2 ** 20), vocab_size=(1, 2 ** 24), dtype={"float32", "bfloat16"})
 
 # Four models small enough for a laptop, and the paper's sizes (released configurations; 1B is
 # jaxformer's and not in the paper). V = 51200 is GPT-2's 50257 tokens and 38 runs of whitespace,
@@ -450,26 +459,58 @@ def unstack(params):
 
 def is_hf(folder) -> bool:
     """Whether a folder is Hugging Face's: its config.json says model_type, ours does not."""
-    return "model_type" in tpu_mesh.load_meta(folder)
+    try:
+        return "model_type" in read_json(Path(folder) / "config.json")
+    except ValueError:      # damaged: whoever reads it says so
+        return False
 
 
 def read_meta(folder, tokenizer=None) -> dict:
-    """config.json of a checkpoint, its tokenizer ready for get_tokenizer; for a Hugging Face folder the same, made up."""
+    """config.json of a checkpoint, its tokenizer ready for get_tokenizer. ValueError if it is damaged.
+
+    For a Hugging Face folder the same, made up, and said which tokenizer it has."""
     if is_hf(folder):
-        from hf.tokenizer import read_hf_tokenizer
-        from hf.weights import hf_config
-        return dict(model=asdict(hf_config(folder)), tokenizer=tokenizer or read_hf_tokenizer(folder), recipe="finetune")
+        import hf.config
+        import hf.tokenizer
+        config = hf.config.hf_config(folder)
+        name = tokenizer or hf.tokenizer.read_hf_tokenizer(folder)
+        check_rows(name, config, folder)
+        return dict(model=asdict(config), tokenizer=name, recipe="finetune")
     meta = tpu_mesh.load_meta(folder)
+    where = f"checkpoint {folder} is damaged: config.json: "
+    check(meta, dict(model=dict, tokenizer=str), where)
+    meta["model"] = dict(dtype="float32") | meta["model"]
+    check(meta["model"], CONFIG_SCHEMA, where)
+    if unknown := meta["model"].keys() - CONFIG_SCHEMA.keys():
+        raise ValueError(f"{where}{', '.join(sorted(unknown))} is no size of a model here")
     name = meta["tokenizer"]
-    return meta | dict(tokenizer=str(Path(folder) / name) if name.endswith(".tiktoken") else name)
+    if name.endswith(".tiktoken"):
+        if name != Path(name).name:
+            raise ValueError(f"{where}tokenizer {name!r} must be the name of a file beside it")
+        name = str(Path(folder) / name)
+    return meta | dict(tokenizer=name)
 
 
-def load_params(folder, config: Config, mesh=None, dtype="float32"):
-    """The weights alone of a checkpoint or a Hugging Face folder, on `mesh` (default: one device); dtype: of matrices."""
+def check_rows(name, config: Config, folder):
+    """Say which tokenizer a Hugging Face folder gets. ValueError if the embedding lacks rows for its ids."""
+    n_vocab = get_tokenizer(name).n_vocab
+    if n_vocab > config.vocab_size:
+        raise ValueError(f"{folder}: tokenizer {name} has {n_vocab:,} ids and the embedding {config.vocab_size:,} "
+                         "rows: name the right one with python model.py import --tokenizer")
+    if jax.process_index() == 0:
+        print(f"# {folder}: tokenizer {name}, {n_vocab:,} ids of {config.vocab_size:,} rows", file=sys.stderr)
+
+
+def load_params(folder, config: Config, mesh=None, dtype="float32", mp_num=None):
+    """The weights alone of a checkpoint or a Hugging Face folder, on `mesh` (default: one device).
+
+    dtype: of matrices. mp_num: as in hf.config.blocks_of, for a Hugging Face folder."""
     mesh = mesh or tpu_mesh.make_mesh()
     if is_hf(folder):
-        from hf.weights import read_hf
-        return read_hf(folder, config, mesh, dtype)
+        import hf.weights
+        return hf.weights.read_hf(folder, config, mesh, dtype, mp_num)
+    if mp_num is not None:
+        raise ValueError(f"--mp_num is for Hugging Face folders, and {folder} is a checkpoint: leave it out")
     params, to = {}, tpu_mesh.shardings(param_table(config), mesh)
     for name, (shape, _, init) in param_table(config).items():      # one by one, or a cast would hold all of them twice
         wanted = {f"params/{name}": jax.ShapeDtypeStruct(shape, jnp.float32, sharding=to[name])}
@@ -477,26 +518,30 @@ def load_params(folder, config: Config, mesh=None, dtype="float32"):
     return params
 
 
+# ------------------------------------------- doors to hf/ ---------------------------------------------------------
+
 def import_hf(folder):
     """A Hugging Face CodeGen folder -> (config, params), float32 on one device."""
-    from hf.weights import import_hf
-    return import_hf(folder)
+    import hf.weights
+    return hf.weights.import_hf(folder)
 
 
 def export_hf(params, config: Config, folder, tokenizer=None):
-    """Write a folder that transformers opens."""
-    from hf.weights import export_hf
-    export_hf(params, config, folder, tokenizer)
+    """Write a folder that transformers opens. ValueError if it exists."""
+    import hf.weights
+    hf.weights.export_hf(params, config, folder, tokenizer)
 
 
 def parser():
-    from hf.__main__ import parser
-    return parser("model.py")
+    """The parser of `python model.py import | export`."""
+    import hf.__main__
+    return hf.__main__.parser("model.py")
 
 
 def main():
-    from hf.__main__ import main
-    main("model.py")
+    """`python model.py import | export`."""
+    import hf.__main__
+    hf.__main__.main("model.py")
 
 
 if __name__ == "__main__":

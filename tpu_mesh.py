@@ -21,7 +21,8 @@ from pathlib import Path
 import jax
 import numpy as np
 from jax import lax
-from jax.sharding import AxisType, NamedSharding
+from jax.experimental.mesh_utils import create_device_mesh
+from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 DATA = ("dp", "fsdp")    # the axes that split the batch
@@ -71,7 +72,20 @@ def make_mesh(dp=1, fsdp=1, tp=1, devices=None):
     if need < len(devices) and jax.process_count() > 1:
         raise ValueError(f"--dp {dp} --fsdp {fsdp} --tp {tp} uses {need} of {len(devices)} devices: with several "
                          "processes the product must be all of them")
-    return jax.make_mesh((dp, fsdp, tp), ("dp", "fsdp", "tp"), axis_types=(AxisType.Auto,) * 3, devices=devices[:need])
+    grid = device_grid(devices[:need], dp, fsdp, tp)
+    return Mesh(grid, ("dp", "fsdp", "tp"), axis_types=(AxisType.Auto,) * 3)
+
+
+def device_grid(devices, dp: int, fsdp: int, tp: int):
+    """The devices as an array (dp, fsdp, tp), in JAX's order: the chips of a mesh axis are neighbours, tp first.
+
+    An axis that is no product of whole sides of a TPU slice gets a part of a side (fsdp 8 of v6e:4x4), which
+    jax.make_mesh refuses on most TPUs. Chips with holes between them, as when some are left over, stay as they
+    are listed."""
+    try:
+        return create_device_mesh((dp, fsdp, tp), devices, allow_split_physical_axes=True)
+    except AssertionError:
+        return np.array(devices).reshape(dp, fsdp, tp)
 
 
 def check_divides(config, batch_size: int, grad_accum: int, dp: int, fsdp: int, tp: int):

@@ -19,6 +19,7 @@ from functools import partial
 from pathlib import Path
 
 from harness.cli import cli, one_line_errors
+from harness.flags import whole
 
 import jax
 import jax.numpy as jnp
@@ -215,6 +216,8 @@ def parse_args(argv=None):
     p.add_argument("--out_dir", default="out", help="checkpoints and metrics.jsonl go here (default out)")
     p.add_argument("--init_from", default="scratch", help="scratch, resume, or a checkpoint or Hugging Face folder: its "
                    "weights alone are taken")
+    p.add_argument("--mp_num", type=whole(1, 1024), help="of a Hugging Face folder: blocks of its fused "
+                   "qkv_proj (default 4; a CodeGen2 may have 8, and is asked for)")
     p.add_argument("--steps", type=int, help="train up to this step (default: the preset's)")
     for f in dataclasses.fields(Hyper):
         if f.name != "remat":
@@ -307,7 +310,7 @@ def stop_on_signal() -> list:
 
 def main():
     args = parse_args()
-    if args.plan:
+    if args.plan or args.topology or args.search:
         from plan.training import main as plan_main
         return plan_main(args)
     tpu_mesh.start(args.coordinator, args.num_processes, args.process_id)
@@ -348,7 +351,7 @@ def main():
     else:
         state = init_state(args.seed, config, mesh)
         if source:
-            state["params"] = model.load_params(source, config, mesh)
+            state["params"] = model.load_params(source, config, mesh, mp_num=args.mp_num)
     if source:
         say(f"from {source}" + (f", step {first}" if first else ", weights alone"))
 

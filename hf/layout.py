@@ -1,4 +1,6 @@
-"""Where each weight of a CodeGen lies in a Hugging Face folder. Linear layers are (out, in) there."""
+"""Where each weight lies in a Hugging Face CodeGen, whose linear layers are (out, in)."""
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,16 +14,16 @@ HF_NAMES = {    # ours -> theirs; those of a layer stand behind "transformer.h.N
     "fc_out": "mlp.fc_out.weight", "fc_out.bias": "mlp.fc_out.bias",
     "ln_f.scale": "transformer.ln_f.weight", "ln_f.bias": "transformer.ln_f.bias",
     "lm_head": "lm_head.weight", "lm_head.bias": "lm_head.bias"}
-HF_BUFFERS = (".attn.bias", ".attn.masked_bias", ".attn.causal_mask")     # causal masks saved along, no weights
-MP_NUM = 4      # the released weights come from 4 logical TPU-v4 cores; jaxformer's own copy of the model has 8
-QVK = np.array([0, 2, 1])                                                # q, k, v -> q, v, k, and back
+HF_BUFFERS = (".attn.bias", ".attn.masked_bias", ".attn.causal_mask")   # masks saved along
+QVK = np.array([0, 2, 1])      # q, k, v -> q, v, k, and back
 
 
 def to_hf(name, w, mp_num):
     """One layer's weight -> the tensor of a Hugging Face CodeGen.
 
-    The 3D rows of its qkv_proj are mp_num blocks, one a core of the trainer's: in each D / mp_num rows of q, then of v,
-    then of k. Nothing in a shape tells mp_num: with a wrong one all loads, and the model writes nonsense.
+    The 3D rows of its qkv_proj are mp_num blocks, one a core of the trainer's: in each D / mp_num
+    rows of q, then of v, then of k. Nothing in a shape tells mp_num: with a wrong one all loads,
+    and the model writes nonsense.
     """
     if name == "qkv_proj":
         D = w.shape[0]
@@ -34,7 +36,8 @@ def from_hf(name, w, shape, mp_num):
     """The inverse of to_hf, into one layer's `shape`."""
     if name == "qkv_proj":
         D = shape[0]
-        w = w.reshape(mp_num, 3, D // mp_num, D)[:, QVK].transpose(3, 1, 0, 2)   # (D, q k v, mp, D/mp)
+        w = w.reshape(mp_num, 3, D // mp_num, D)[:, QVK]
+        w = w.transpose(3, 1, 0, 2)                                      # (D, q k v, mp, D/mp)
     return (w if name in ("wte", "qkv_proj") else w.T).reshape(shape)
 
 
@@ -46,8 +49,8 @@ def hf_tensors(config, mp_num):
     for name, (shape, *_) in param_table(config).items():
         layers = range(config.n_layer) if name in LAYER else [None]
         one = jax.ShapeDtypeStruct(shape[1:] if name in LAYER else shape, jnp.float32)
-        there = jax.eval_shape(lambda w: to_hf(name, w, mp_num), one).shape     # noqa: B023 (used at once)
-        for l in layers:
-            prefix = "" if l is None else f"transformer.h.{l}."
-            tensors[prefix + HF_NAMES[name]] = name, l, there
+        there = jax.eval_shape(partial(to_hf, name, mp_num=mp_num), one).shape
+        for layer in layers:
+            prefix = "" if layer is None else f"transformer.h.{layer}."
+            tensors[prefix + HF_NAMES[name]] = name, layer, there
     return tensors

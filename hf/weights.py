@@ -1,7 +1,7 @@
-"""A model in and out of a Hugging Face folder: config.json, and one tensor after the other."""
+"""A model in and out of a Hugging Face folder, one tensor after the other."""
 import json
 import os
-import shutil
+import tempfile
 from functools import partial
 from pathlib import Path
 
@@ -14,24 +14,49 @@ from jax.sharding import PartitionSpec as P
 from tqdm import tqdm
 
 import tpu_mesh
-from hf.files import read_tensors, weight_files, write_tensors
-from hf.layout import HF_BUFFERS, MP_NUM, from_hf, hf_tensors, to_hf
+from hf.config import MP_NUM, blocks_of, config_json, hf_config
+from hf.files import FLOATS, read_header, read_tensor, weight_files, write_tensors
+from hf.layout import HF_BUFFERS, from_hf, hf_tensors, to_hf
 from hf.tokenizer import write_hf_tokenizer
 from model import Config, param_table
 
-HF_FIXED = dict(n_inner=None, activation_function="gelu_new", layer_norm_epsilon=1e-5, tie_word_embeddings=False)
+
+def plain_names(names) -> dict:
+    """Hugging Face's name -> the name in a file, which may have "module." or the like before it.
+
+    The embedding shows the prefix. A model saved without its head also lacks "transformer."."""
+    embeddings = [n for n in names if n.endswith("wte.weight")]
+    inner = embeddings[0].removesuffix("wte.weight") if len(embeddings) == 1 else "transformer."
+    outer = inner.removesuffix("transformer.")
+    plain = {}
+    for n in names:
+        if n.startswith(inner):
+            plain["transformer." + n.removeprefix(inner)] = n
+        else:
+            plain[n.removeprefix(outer)] = n
+    return plain
 
 
-def hf_config(folder):
-    """config.json of a Hugging Face CodeGen -> Config. Raises ValueError for another kind of model."""
-    c = tpu_mesh.load_meta(folder)
-    for key, value in (dict(model_type="codegen") | HF_FIXED).items():
-        if c.get(key, value) != value and not (key == "n_inner" and c[key] == 4 * c.get("n_embd", 0)):
-            raise ValueError(f"{folder}/config.json: {key} is {c[key]}, and only {value} is known here")
-    try:
-        return Config(c["n_layer"], c["n_head"], c["n_embd"], c["rotary_dim"], c["n_positions"], c["vocab_size"])
-    except (KeyError, TypeError) as e:
-        raise ValueError(f"{folder}/config.json lacks a size of the model, or has one that is none: {e}") from None
+def find_tensors(folder, config, mp_num) -> dict:
+    """Hugging Face's name of each tensor -> (file, name in it). Only headers are read.
+
+    ValueError names tensors that are missing, unknown, of another shape than `config` wants, or no
+    floats."""
+    found = {n: (file, *about) for file in weight_files(folder)
+             for n, about in read_header(file).items() if not n.endswith(HF_BUFFERS)}
+    spelled, wanted = plain_names(found), hf_tensors(config, mp_num)
+    wrong = [f"{n} is missing" for n in wanted if n not in spelled]
+    wrong += [f"{n} is unknown" for n in spelled if n not in wanted]
+    for n, (*_, shape) in wanted.items():
+        _, there, kind = found.get(spelled.get(n), (None, shape, FLOATS[0]))
+        if there != shape:
+            wrong.append(f"{n} has shape {there}, not {shape}")
+        elif kind not in FLOATS:
+            wrong.append(f"{n} holds {kind} numbers, no floats: quantised ones are not read")
+    if wrong:
+        more = f"; and {len(wrong) - 5} more" * (len(wrong) > 5)
+        raise ValueError(f"{folder}: " + "; ".join(wrong[:5]) + more)
+    return {n: (found[spelled[n]][0], spelled[n]) for n in wanted}
 
 
 @partial(jax.jit, donate_argnums=0)
@@ -40,24 +65,19 @@ def set_layer(stack, layer, w):
     return lax.dynamic_update_index_in_dim(stack, w, layer, 0)
 
 
-def read_hf(folder, config, mesh=None, dtype="float32", mp_num=MP_NUM):
-    """The weights of a Hugging Face folder -> params, placed on `mesh` (default: one device) one tensor at a time.
+def read_hf(folder, config, mesh=None, dtype="float32", mp_num=None):
+    """The weights of a Hugging Face folder -> params on `mesh` (default: one device).
 
-    Matrices become `dtype`, vectors float32. Raises ValueError that names the tensors that are missing, unknown, or of
-    another shape than `config` wants, before any is read."""
+    Matrices become `dtype`, vectors float32. Tensors are read one at a time; the errors are
+    blocks_of's and find_tensors', before any is read."""
     folder, mesh = Path(folder), mesh or tpu_mesh.make_mesh()
-    found = {n: (file, shape) for file in weight_files(folder) for n, shape in read_tensors(file).items()
-             if not n.endswith(HF_BUFFERS)}
-    wanted, table, params = hf_tensors(config, mp_num), param_table(config), {}
-    wrong = [f"{n} is missing" for n in wanted if n not in found]
-    wrong += [f"{n} is unknown" for n in found if n not in wanted]
-    wrong += [f"{n} has shape {found[n][1]}, not {shape}" for n, (*_, shape) in wanted.items()
-              if n in found and found[n][1] != shape]
-    if wrong:
-        more = f"; and {len(wrong) - 5} more" * (len(wrong) > 5)
-        raise ValueError(f"{folder}: " + "; ".join(wrong[:5]) + more)
-    order = sorted(wanted, key=lambda theirs: wanted[theirs][1] is not None)     # the largest while memory is empty
-    for theirs in tqdm(order, desc="read weights", unit=" tensors", delay=2, leave=False, disable=None):
+    mp_num = blocks_of(folder, mp_num)
+    where, wanted = find_tensors(folder, config, mp_num), hf_tensors(config, mp_num)
+    table, params = param_table(config), {}
+    # Those that are no layer's first: they are the largest, and memory is still empty.
+    order = sorted(wanted, key=lambda theirs: wanted[theirs][1] is not None)
+    for theirs in tqdm(order, desc="read weights", unit=" tensors", delay=2, leave=False,
+                       disable=None):
         name, layer, _ = wanted[theirs]
         shape, spec, init = table[name]
         kind = dtype if init else "float32"
@@ -65,39 +85,41 @@ def read_hf(folder, config, mesh=None, dtype="float32", mp_num=MP_NUM):
             params[name] = jnp.zeros(shape, kind, device=NamedSharding(mesh, spec))
         if layer is not None:
             shape, spec = shape[1:], P(*spec[1:])
-        w = from_hf(name, read_tensors(found[theirs][0], theirs), shape, mp_num).astype(kind, copy=False)
+        w = from_hf(name, read_tensor(*where[theirs]), shape, mp_num).astype(kind, copy=False)
         w = jax.make_array_from_callback(shape, NamedSharding(mesh, spec), w.__getitem__)
         params[name] = w if layer is None else set_layer(params[name], layer, w)
     return params
 
 
 def import_hf(folder):
-    """A Hugging Face CodeGen folder -> (config, params), float32 on one device. The errors are read_hf's."""
-    return hf_config(folder), read_hf(folder, hf_config(folder))
+    """A Hugging Face CodeGen folder -> (config, params), float32 on one device."""
+    config = hf_config(folder)
+    return config, read_hf(folder, config)
 
 
 def export_hf(params, config: Config, folder, tokenizer=None, mp_num=MP_NUM):
-    """Write a folder that transformers opens: AutoModelForCausalLM, and AutoTokenizer when a data.Tokenizer is given.
+    """Write a folder that transformers opens: AutoModelForCausalLM, and AutoTokenizer when a
+    data.Tokenizer is given.
 
-    Weights are float32, in one file. ValueError if the folder exists; it appears when it is whole. transformers 4 runs
-    only models whose heads divide by 4, version 5 runs all."""
-    folder, temporary = Path(folder), Path(f"{Path(folder)}.tmp")
-    if folder.exists():
+    Weights are float32. ValueError if the folder exists; it appears when it is whole.
+    transformers 4 runs only models whose heads divide by 4, version 5 runs all."""
+    folder = Path(folder)
+    if folder.exists() or folder.is_symlink():
         raise ValueError(f"{folder} exists already: delete it, or choose another folder")
     tensors = hf_tensors(config, mp_num)
 
     def tensor(theirs):
         name, layer, _ = tensors[theirs]
-        return to_hf(name, np.asarray(params[name] if layer is None else params[name][layer]), mp_num)
+        w = params[name] if layer is None else params[name][layer]
+        return to_hf(name, np.asarray(w), mp_num)
 
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    write_tensors(temporary / "model.safetensors", {n: shape for n, (*_, shape) in tensors.items()}, tensor)
-    sizes = {n: getattr(config, n) for n in ("n_layer", "n_head", "n_embd", "rotary_dim", "vocab_size")}
-    c = dict(model_type="codegen", architectures=["CodeGenForCausalLM"], torch_dtype="float32", **HF_FIXED, **sizes,
-             n_positions=config.block_size, n_ctx=config.block_size)
-    if tokenizer:
-        c |= dict(bos_token_id=tokenizer.eot, eos_token_id=tokenizer.eot)
-        write_hf_tokenizer(tokenizer, temporary, config.block_size)
-    (temporary / "config.json").write_text(json.dumps(c, indent=1))
-    os.replace(temporary, folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as own:
+        unfinished = Path(own) / folder.name
+        unfinished.mkdir()
+        write_tensors(unfinished, {n: shape for n, (*_, shape) in tensors.items()}, tensor)
+        if tokenizer:
+            write_hf_tokenizer(tokenizer, unfinished, config.block_size)
+        content = json.dumps(config_json(config, tokenizer), indent=1)
+        (unfinished / "config.json").write_text(content)
+        os.rename(unfinished, folder)

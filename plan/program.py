@@ -1,4 +1,4 @@
-"""What a compiled program does on one device, read from its text (HLO): HBM traffic and collectives."""
+"""What a compiled program does on one device, read from its text (HLO): traffic, collectives."""
 import math
 import re
 from typing import NamedTuple
@@ -14,16 +14,18 @@ class Collective(NamedTuple):
     hidden: bool        # started early and waited for later, so that the chip computes meanwhile
 
     def moved(self, ranks):
-        """Bytes that leave a device, in rings of `ranks`: its part for every other one, in an all-reduce twice."""
+        """Bytes that leave a device, in rings of `ranks`: its part for every other one, in an
+        all-reduce twice."""
         whole = self.bytes * (ranks if self.kind == "all-gather" else 1)
         return whole * (ranks - 1) / ranks * (2 if self.kind == "all-reduce" else 1)
 
 
-# ----------------------------------------------- the text of a program --------------------------------------------
+# ------------------------------------- the text of a program --------------------------------------
 
-WIDTH = dict(pred=1, s8=1, u8=1, bf16=2, f16=2, s16=2, u16=2, f32=4, s32=4, u32=4, f64=8, s64=8, u64=8)
-NO_TRAFFIC = ("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "iota", "partition-id",
-              "after-all", "async-update")
+WIDTH = dict(pred=1, s8=1, u8=1, bf16=2, f16=2, s16=2, u16=2, f32=4, s32=4, u32=4, f64=8, s64=8,
+             u64=8)     # bytes of a number
+NO_TRAFFIC = ("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "iota",
+              "partition-id", "after-all", "async-update")
 SUMS_AND_GATHERS = ("all-gather", "all-reduce", "reduce-scatter")
 COLLECTIVES = (*SUMS_AND_GATHERS, "collective-permute", "all-to-all")
 
@@ -52,19 +54,22 @@ def computations(hlo: str) -> dict:
 
 def arrays(type_text: str):
     """[(bytes, in HBM or not)] of an HLO type. S(1), S(3), ... are memories on the chip."""
-    return [(WIDTH[t] * math.prod(int(n) for n in dims.split(",") if n), "S(" not in layout)
-            for t, dims, layout in re.findall(r"\b([a-z]+\d*)\[([\d,]*)\](\{[^}]*\})?", type_text) if t in WIDTH]
+    each = re.findall(r"\b([a-z]+\d*)\[([\d,]*)\](\{[^}]*\})?", type_text)
+    count = lambda dims: math.prod(int(n) for n in dims.split(",") if n)
+    return [(WIDTH[kind] * count(dims), "S(" not in layout)
+            for kind, dims, layout in each if kind in WIDTH]
 
 
 def size(body, names, everywhere=False) -> int:
     """Bytes of these instructions' results, those in HBM or all."""
-    return sum(n for name in names if name in body for n, hbm in arrays(body[name].type) if hbm or everywhere)
+    results = [array for name in names if name in body for array in arrays(body[name].type)]
+    return sum(n for n, hbm in results if hbm or everywhere)
 
 
 def groups_axes(text: str, mesh_shape: dict):
     """The mesh axes that replica groups run over, and how many ranks a group has.
 
-    HLO writes the groups as {{0,1},{2,3}}, or as [2,2]<=[4]: 4 numbers in order, reshaped to 2 groups of 2."""
+    HLO writes the groups as {{0,1},{2,3}}, or as [2,2]<=[4]: 4 numbers, as 2 groups of 2."""
     numbers = lambda s: [int(n) for n in s.split(",")]
     iota = r"replica_groups=\[(\d+),(\d+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?"
     if found := re.search(iota, text):
@@ -79,13 +84,13 @@ def groups_axes(text: str, mesh_shape: dict):
     return tuple(a for a, column in zip(mesh_shape, ranks.T) if len(set(column)) > 1), len(ranks)
 
 
-# ------------------------------------------------ counting as it runs ---------------------------------------------
+# -------------------------------------- counting as it runs ---------------------------------------
 
 class Count:
     """Adds up what a run of a program does: `traffic`, bytes of HBM, and `moves`, its collectives.
 
-    Loops count as often as they run. HBM traffic is what instructions read and write outside of the chip's own memories; of
-    an array that a fusion only slices or updates in place, the slice."""
+    Loops count as often as they run. HBM traffic is what instructions read and write outside of
+    the chip's own memories; of an array that a fusion only slices or updates, the slice."""
 
     def __init__(self, bodies: dict, mesh_shape: dict):
         self.bodies, self.mesh_shape = bodies, mesh_shape
@@ -115,7 +120,8 @@ class Count:
 
     def trips(self, loop: Instruction) -> int:
         """How often a loop runs: the constant that its condition compares with."""
-        constants = [i.rest.split(")")[0] for i in self.bodies[loop.called("condition")].values() if i.op == "constant"]
+        condition = self.bodies[loop.called("condition")].values()
+        constants = [i.rest.split(")")[0] for i in condition if i.op == "constant"]
         return max(int(c) for c in constants if c.isdigit())
 
     def reads_and_writes(self, body, n) -> int:
@@ -125,7 +131,7 @@ class Count:
     # ---- collectives
 
     def collective(self, i: Instruction):
-        """(the text that has its groups, kind), or None: a collective may stand alone, or inside a fusion."""
+        """(the text that has its groups, kind) or None. It may stand alone, or inside a fusion."""
         inside = self.bodies[i.called()] if i.op in ("fusion", "async-start") else {}
         within = next((j for j in inside.values() if j.op in SUMS_AND_GATHERS), None)
         if within:
@@ -151,7 +157,8 @@ class Count:
 
     def fusion_reads(self, inside, index: int) -> int:
         """Bytes that a fusion reads of its operand number `index`."""
-        me = next((n for n, i in inside.items() if i.op == "parameter" and i.rest.startswith(f"{index})")), None)
+        parameters = [n for n, i in inside.items() if i.op == "parameter"]
+        me = next((n for n in parameters if inside[n].rest.startswith(f"{index})")), None)
         read = 0
         for name, i in inside.items():
             if me not in i.operands:
@@ -160,15 +167,16 @@ class Count:
                 read += size(inside, [name], True)
             elif i.op == "fusion":
                 deeper = self.bodies[i.called()]
-                read += sum(self.fusion_reads(deeper, k) for k, o in enumerate(i.operands) if o == me)
+                places = [k for k, o in enumerate(i.operands) if o == me]
+                read += sum(self.fusion_reads(deeper, k) for k in places)
             elif not (i.op == "dynamic-update-slice" and i.operands[0] == me):
                 return size(inside, [me], True)
         return read
 
     def fusion_writes(self, inside, whole: int) -> int:
         """Bytes that it writes: of an update in place, the update."""
-        updates = [size(inside, [i.operands[1]], True) for i in inside.values() if i.op == "dynamic-update-slice"]
-        return min(whole, sum(updates)) if updates else whole
+        updates = [i.operands[1] for i in inside.values() if i.op == "dynamic-update-slice"]
+        return min(whole, sum(size(inside, [u], True) for u in updates)) if updates else whole
 
 
 def read_program(hlo: str, mesh_shape: dict):

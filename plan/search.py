@@ -1,4 +1,4 @@
-"""Which mesh, batch and micro-batch: all sensible ones by formula, the best of them by the compiler."""
+"""Which mesh, batch and micro-batch: all sensible ones by formula, the best by the compiler."""
 import dataclasses
 import itertools
 import math
@@ -16,7 +16,8 @@ def better_plans(config, hyper, topology, budget, batch_sizes):
         for fsdp in (chips // tp // d for d in (1, 2, 4, 8, 16, 32, 64) if chips % (tp * d) == 0):
             trial = dataclasses.replace(hyper, batch_size=batch, grad_accum=accum)
             try:
-                plan = make_plan(config, trial, topology, chips // tp // fsdp, fsdp, tp, budget, compiled=False)
+                plan = make_plan(config, trial, topology, chips // tp // fsdp, fsdp, tp, budget,
+                                 compiled=False)
             except ValueError:      # something does not divide
                 continue
             if used_bytes(plan) < 0.9 * chip.hbm:

@@ -1,5 +1,7 @@
 """Laws of plans: collectives counted in the TPU's own program, links of a slice, rooflines, what is refused."""
+import itertools
 import json
+import math
 import os
 import subprocess
 import sys
@@ -10,10 +12,12 @@ import pytest
 
 import train
 from model import CONFIGS, Config, num_params
-from plan.chips import CHIPS
+from plan.chips import CHIPS, parse_topology
 from plan.compiler import compile_with_text, lower_step, topology_mesh
 from plan.program import Collective, read_program
-from plan.roofline import links, places
+from plan.roofline import Place, coordinates, links, places
+from plan.search import better_plans
+from tpu_mesh import device_grid
 
 ROOT = Path(__file__).parents[1]
 
@@ -108,12 +112,12 @@ def test_a_loop_counts_as_often_as_it_runs():
 
 def test_links_of_a_slice():
     """On 8 x 8 x 4 v4 chips tp 4 runs around the short side, fsdp 64 around both long ones; on half a side there is no ring."""
-    ring = CHIPS["v4"].ring
-    coords = places((8, 8, 4), 1, 64, 4)
+    chip = CHIPS["v4"]
+    ring, coords = chip.ring, places(chip, (8, 8, 4), 1, 64, 4)
     assert links(coords, (8, 8, 4), ring, ("tp",)) == 2 and links(coords, (8, 8, 4), ring, ("fsdp",)) == 4
-    assert links(places((8, 8, 4), 1, 256, 1), (8, 8, 4), ring, ("fsdp",)) == 6
-    assert links(places((4, 4, 4), 1, 32, 2), (4, 4, 4), ring, ("tp",)) == 1
-    assert links(places((4, 4), 1, 4, 4), (4, 4), CHIPS["v5e"].ring, ("tp",)) == 1
+    assert links(places(chip, (8, 8, 4), 1, 256, 1), (8, 8, 4), ring, ("fsdp",)) == 6
+    assert links(places(chip, (4, 4, 4), 1, 32, 2), (4, 4, 4), ring, ("tp",)) == 1
+    assert links(places(CHIPS["v5e"], (4, 4), 1, 4, 4), (4, 4), CHIPS["v5e"].ring, ("tp",)) == 1
 
 
 def test_bytes_that_leave_a_device():
@@ -139,11 +143,90 @@ def test_plan_by_formula_says_what_fits(tmp_path):
     assert "does not fit" in small.stdout and "try --dp" in small.stdout
 
 
-@pytest.mark.parametrize("args, words", [(("--topology", "v9:2x2"), "v9:2x2"), ((), "--topology"),
-                                         (("--topology", "v4:2x2x2", "--fsdp", 4), "8 chips")])
+@pytest.mark.parametrize("args, words", [
+    (("--topology", "v9:2x2"), "v9:2x2"), ((), "--topology"), (("--topology", "v4:2x2x2", "--fsdp", 4), "8 chips"),
+    (("--topology", "v4:4x4", "--fsdp", 16), "no such slice"),
+    (("--topology", "v4:2x2x1", "--fsdp", 4, "--batch_size", 2 ** 30), "--batch_size"),
+    (("--topology", "v4:2x2x1", "--n_embd", 10 ** 9), "n_embd"), (("--topology", "v4:2x2x2", "--search", "--tp", 2), "--tp"),
+    (("--topology", "v4:2x2x2", "--init_from", "out"), "--init_from out")])
 def test_a_plan_that_makes_no_sense_is_one_line(args, words):
     done = plan("--model", "350M", *args, ok=False)
-    assert done.returncode == 2 and words in done.stderr and "Traceback" not in done.stderr
+    assert done.returncode == 2 and words in done.stderr and len(done.stderr.splitlines()) == 1, done.stderr
+
+
+@pytest.mark.parametrize("script, flag, value", [
+    ("train.py", "--topology", "v4:2x2x2"), ("train.py", "--search", None), ("sample.py", "--topology", "v4:1x1x1"),
+    ("sample.py", "--model", "350M")])
+def test_flags_of_a_plan_without_plan_do_nothing_else(script, flag, value, tmp_path):
+    """Neither trains nor samples."""
+    args = [flag, *filter(None, [value])] + (["--ckpt", tmp_path] if script == "sample.py" else [])
+    done = subprocess.run([sys.executable, ROOT / script, *args], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 2 and "--plan" in done.stderr and len(done.stderr.splitlines()) == 1, done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+SLICES = ["v4:1x1x1", "v4:2x2x1", "v4:2x2x4", "v4:4x4x8", "v4:8x8x4", "v4:16x16x16", "v5p:4x4x2", "v5p:16x16x24",
+          "v5e:1x1", "v5e:2x4", "v5e:16x16", "v6e:4x4", "v6e:8x16"]
+
+
+@pytest.mark.parametrize("text", SLICES)
+def test_slices_that_there_are(text):
+    chip, sides = parse_topology(text)
+    assert chip is CHIPS[text.split(":")[0]] and "x".join(map(str, sides)) == text.split(":")[1]
+
+
+@pytest.mark.parametrize("text", [
+    "v5e:4x4x4", "v4:4x4", "v4:0x4x4", "v4:4x4x0", "v5e:0x0", "v4:3x3x3", "v4:2x2x8", "v5e:2x8", "v6e:3x3", "v6e:32x16",
+    "v4:32x32x32", "v5p:99999x99999x99999", "v4:" + "9" * 5000, "v4", "v4:", ":", "v4:4", "v4:4x4x4x4", "v4:-4x4x4",
+    "v4:4x4x\u0664", "v4:4x4x4 ", "v4:4x4x4\n", "nan", "inf"])
+def test_slices_that_no_chip_has_are_refused(text):
+    """Before the compiler, which ends the process at some of them."""
+    with pytest.raises(ValueError, match="--topology"):
+        parse_topology(text)
+
+
+@pytest.mark.parametrize("text", SLICES)
+def test_every_mesh_of_a_slice_has_an_order(text):
+    """Those that split a side too, with each chip once."""
+    chip, sides = parse_topology(text)
+    for tp, dp in itertools.product((1, 2, 4, 8), (1, 2, 4, 16)):
+        fsdp, rest = divmod(math.prod(sides), tp * dp)
+        if rest == 0:
+            coords = places(chip, sides, dp, fsdp, tp)
+            assert coords.shape == (dp, fsdp, tp, 3)
+            assert len(set(map(tuple, coords.reshape(-1, 3)))) == math.prod(sides)
+            assert coords.reshape(-1, 3).max(0).tolist()[:len(sides)] == [n - 1 for n in sides]
+
+
+def test_neighbours_on_a_split_side():
+    """v6e:4x4: the chips of fsdp 8 are two rows of four, beside the other two; 3 chips of 4 stay as they are listed."""
+    grid = places(CHIPS["v6e"], (4, 4), 2, 8, 1)[:, :, 0, :2]
+    for half in grid:
+        spans = half.max(0) - half.min(0) + 1
+        assert sorted(spans.tolist()) == [2, 4]
+    left = [Place((i % 2, i // 2, 0), "TPU v4") for i in range(3)]
+    assert device_grid(left, 1, 3, 1).ravel().tolist() == left
+
+
+@pytest.mark.parametrize("topology, mesh", [("v6e:4x4", (2, 8, 1)), ("v4:2x2x4", (2, 4, 2))])
+def test_the_compiler_has_the_order_of_the_formula(topology, mesh):
+    pytest.importorskip("libtpu", reason="libtpu, the TPU compiler, is not installed")
+    chip, sides = parse_topology(topology)
+    np.testing.assert_array_equal(coordinates(topology_mesh(topology, *mesh).devices), places(chip, sides, *mesh))
+
+
+def test_a_split_side_compiles():
+    pytest.importorskip("libtpu", reason="libtpu, the TPU compiler, is not installed")
+    done = plan("--model", "0.1M", "--topology", "v6e:4x4", "--dp", 2, "--fsdp", 8, "--batch_size", 16)
+    row = json.loads(done.stdout.splitlines()[-1])
+    assert row["compiled"] and row["fits"] and row["mesh"] == dict(dp=2, fsdp=8, tp=1)
+
+
+def test_the_search_tries_meshes_that_split_a_side():
+    config = CONFIGS["350M"]
+    hyper = train.Hyper(batch_size=256, remat=True)
+    meshes = {tuple(p["mesh"].values()) for p in better_plans(config, hyper, "v4:8x8x4", 1e9, [256])}
+    assert (16, 16, 1) in meshes and (2, 128, 1) in meshes
 
 
 def test_plan_counts_weights_and_cache():

@@ -15,8 +15,9 @@ from make_goldens import CASES, PROMPT, random_ids, random_strings
 import data
 import model
 import sample
+from hf.config import hf_config
 from hf.layout import hf_tensors, to_hf
-from hf.weights import hf_config, read_hf
+from hf.weights import read_hf
 from model import Config, export_hf, import_hf, param_table
 
 torch = pytest.importorskip("torch", reason="needs pip install -r requirements-hf.txt")
