@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from harness.cli import cli, one_line_errors
+from harness.files import check
 
 import jax
 import jax.numpy as jnp
@@ -613,12 +614,22 @@ def export_hf(params, config: Config, folder, tokenizer=None, mp_num=MP_NUM):
 
 # ---------------------------------------------- what a folder holds ----------------------------------------------
 
+META = {"model": dict.fromkeys(("n_layer", "n_head", "n_embd", "block_size", "vocab_size"), (1, 2 ** 24))
+        | {"rotary_dim": (0, 2 ** 24), "dtype?": str}, "tokenizer": str}
+
+
 def read_meta(folder, tokenizer=None) -> dict:
     """config.json of a checkpoint, its tokenizer ready for get_tokenizer; for a Hugging Face folder the same, made up."""
     meta = tpu_mesh.load_meta(folder)
     if "model_type" in meta:
         return dict(model=asdict(hf_config(folder)), tokenizer=tokenizer or read_hf_tokenizer(folder), recipe="finetune")
+    check(meta, META, f"checkpoint {folder}: in config.json ")
+    unknown = sorted(set(meta["model"]) - set(META["model"]) - {"dtype"})
+    if unknown:
+        raise ValueError(f"checkpoint {folder} is of another version: its model has {unknown[0]}")
     name = meta["tokenizer"]
+    if name.endswith(".tiktoken") and Path(name).name != name:
+        raise ValueError(f"checkpoint {folder}: its tokenizer {name} lies outside of it")
     return meta | dict(tokenizer=str(Path(folder) / name) if name.endswith(".tiktoken") else name)
 
 
