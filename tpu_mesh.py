@@ -54,9 +54,9 @@ def start():
     name_platform()
     try:
         devices, count = jax.devices(), jax.process_count()
-    except RuntimeError as error:
-        wanted = f"JAX_PLATFORMS is {jax.config.jax_platforms}" if jax.config.jax_platforms else "no device"
-        raise ValueError(f"{wanted}: {str(error).splitlines()[0][:200]}") from None
+    except (RuntimeError, AssertionError) as error:
+        why = str(error).partition("\n")[0][:200] or "there is no such device"
+        raise ValueError(f"JAX_PLATFORMS is {jax.config.jax_platforms or 'not set'}: {why}") from None
     if jax.process_index() == 0:
         print(f"# platform {devices[0].platform} · {len(devices)} x {devices[0].device_kind} · "
               f"{count} process{'es' * (count > 1)} · jax {jax.__version__}", flush=True)
@@ -90,11 +90,13 @@ def join(coordinator=None, num_processes=None, process_id=None):
             raise ValueError(f"--process_id {process_id}: of {num_processes} processes the last is {num_processes - 1}")
         if process_id == 0:
             check_port(int(port))
-    whom = "the other processes of this cluster" if not coordinator else \
-        f"process 0 at {coordinator}" if process_id else f"all {num_processes or ''} processes at {coordinator}"
-    one_line_of_the_dead()
+    if coordinator:
+        others = f"process 0 at {coordinator}" if process_id else f"all {num_processes} processes at {coordinator}"
+        keep_cpp_quiet()
+    else:
+        others = "the other processes of this cluster"
     try:
-        with limit_on_waiting(whom), warnings.catch_warnings(action="ignore"):
+        with limit_on_waiting(others), warnings.catch_warnings(action="ignore"):
             jax.distributed.initialize(coordinator, num_processes, process_id, initialization_timeout=2 * WAIT,
                                        heartbeat_timeout_seconds=HEARTBEAT)
     except ValueError as error:             # no cluster is found, or too little is said of one
@@ -104,8 +106,12 @@ def join(coordinator=None, num_processes=None, process_id=None):
         if tasks != "1":
             print(f"# SLURM_NTASKS is {tasks}, but this was not started by srun: running alone", file=sys.stderr)
     except (RuntimeError, OSError) as error:
-        raise ValueError(f"{whom} cannot be joined ({' '.join(str(error).split())[:200]}). To run alone, add "
-                         "--num_processes 1") from None
+        if coordinator or "before any JAX calls" not in str(error):     # where JAX is in use, as in a notebook, we are alone
+            raise ValueError(f"{others} cannot be joined ({' '.join(str(error).split())[:200]}). To run alone, add "
+                             "--num_processes 1") from None
+    else:
+        if not coordinator:
+            keep_cpp_quiet()
 
 
 def check_port(port):
@@ -144,40 +150,43 @@ ending = threading.Lock()
 def end_at_once(why, code):
     """One line, and the end: an orderly exit would wait for processes that are not there. The first caller alone speaks."""
     ending.acquire()
-    print(f"\n{Path(sys.argv[0]).name}: error: {why}", file=sys.stderr, flush=True)
+    print(f"{Path(sys.argv[0]).name}: error: {why}", file=sys.stderr, flush=True)
     os._exit(code)
 
 
-def another_has_ended(reason):
-    end_at_once(f"another process has ended or cannot be reached ({reason[:200]}). "
-                "Start all of them again with --init_from resume", 3)
+def another_has_ended():
+    print(file=sys.stderr)      # behind the progress bar
+    end_at_once("another process has ended or cannot be reached. Start all of them again with "
+                "--init_from resume", 3)
 
 
-FATAL = re.compile(rb"coordination_service|distributed service detected fatal|terminate called")
+LOST = re.compile(rb"[WEF]\d{4} .*(coordination.service|distributed service)|terminate called")
 
 
-def one_line_of_the_dead():
-    """When another process dies, JAX's C++ writes a trace and aborts, and nothing in Python can keep it from that.
+def keep_cpp_quiet():
+    """When another process dies, JAX's C++ writes a trace and aborts: nothing in Python can keep it from that.
 
-    So what C++ writes to stderr goes through a pipe from here on, and Python keeps the real one. The first line about a
-    lost process becomes ours and ends this one; every other line is passed on."""
-    real = os.dup(2)
-    read, write = os.pipe()
-    os.dup2(write, 2)
-    os.close(write)
-    sys.stderr = open(real, "w", buffering=1, errors="replace")
+    So what C++ writes goes through pipes from here on, and Python alone has the real stdout and
+    stderr. The first line about a lost process becomes ours and ends this one. Gloo's counts of its
+    peers are dropped, every other line is passed on."""
+    def pass_on(pipe, to):
+        rest = b""
+        while part := os.read(pipe, 2 ** 16):
+            *lines, rest = (rest + part).split(b"\n")
+            for line in lines:
+                if LOST.match(line):
+                    another_has_ended()
+                if b"connected peer ranks" not in line:
+                    os.write(to, line + b"\n")
 
-    def pass_on():
-        with open(read, "rb", buffering=0) as pipe:
-            rest = b""
-            while part := pipe.read(2 ** 16):
-                *lines, rest = (rest + part).split(b"\n")
-                for line in lines:
-                    if FATAL.search(line):
-                        another_has_ended(line.decode(errors="replace").partition("] ")[2])
-                    os.write(real, line + b"\n")
-
-    threading.Thread(target=pass_on, daemon=True).start()
+    for number, name in ((1, "stdout"), (2, "stderr")):
+        getattr(sys, name).flush()
+        real = os.dup(number)
+        read, write = os.pipe()
+        os.dup2(write, number)
+        os.close(write)
+        setattr(sys, name, open(real, "w", errors="replace", buffering=1))
+        threading.Thread(target=pass_on, args=(read, real), daemon=True).start()
 
 
 def together(work):

@@ -471,7 +471,7 @@ def open_source(args):
     return source, meta or None
 
 
-RUN = {"data": str, "seed": (0, 2 ** 70), "recipe": set(RECIPES), "hyper": {
+RUN = {"data": str, "seed": (0, 2 ** 63 - 1), "recipe": set(RECIPES), "hyper": {
            **{name + "?": (0, 2 ** 40) for name in ("grad_accum", "warmup_steps", "anneal_steps")},
            **{name + "?": float for name in ("lr_max", "lr_end", "weight_decay", "grad_clip", "z_loss")},
            "batch_size": (1, 2 ** 40), "remat?": bool},
@@ -873,9 +873,9 @@ def end_together(main):
     try:
         main()
     except jax.errors.JaxRuntimeError as error:
-        reason = str(error).splitlines()[0][:200]
         if jax.process_count() > 1:
-            tpu_mesh.another_has_ended(reason)
+            tpu_mesh.another_has_ended()
+        reason = str(error).splitlines()[0][:200]
         if "RESOURCE_EXHAUSTED" not in reason:
             raise
         raise ValueError(f"the device has too little memory ({reason}): lower --batch_size, raise --grad_accum, add "
