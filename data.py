@@ -70,7 +70,8 @@ class Tokenizer:
 
     @property
     def identity(self):
-        """A digest of vocabulary and cutting: tokenizers that share it give the same ids, whatever their names."""
+        """A digest of vocabulary and cutting: tokenizers that share it give the same ids, whatever
+        their names."""
         said = [self.pattern, sorted(self.runs), self.eot, [token.hex() for token in self.vocab]]
         return hashlib.sha256(json.dumps(said).encode()).hexdigest()
 
@@ -520,7 +521,8 @@ class ShardWriter:
         self.file.close()
         if sequences:
             crc32 = zlib.crc32(np.fromfile(self.file.name, np.uint8))
-            self.shards.append({"file": Path(self.file.name).name, "sequences": sequences, "crc32": crc32})
+            name = Path(self.file.name).name
+            self.shards.append({"file": name, "sequences": sequences, "crc32": crc32})
             self.sequences += sequences
         else:
             os.unlink(self.file.name)
@@ -616,7 +618,8 @@ class Data:
 
     @property
     def digest(self):
-        """A digest of what meta.json says, the shards' checksums with it: what the data is, wherever it lies."""
+        """A digest of what meta.json says, the shards' checksums with it: what the data is,
+        wherever it lies."""
         return hashlib.sha256(json.dumps(self.meta, sort_keys=True).encode()).hexdigest()
 
 
@@ -691,16 +694,18 @@ def permute(index, n, key):
 
 def get_batch(data, split, seed, step, batch_size, process_id=0, num_processes=1):
     """Batch number `step` of a run whose batches are all of one size; else as get_sequences."""
-    return get_sequences(data, split, seed, step * batch_size, batch_size, process_id, num_processes)
+    first = step * batch_size
+    return get_sequences(data, split, seed, first, batch_size, process_id, num_processes)
 
 
 def get_sequences(data, split, seed, first, batch_size, process_id=0, num_processes=1):
-    """The `batch_size` sequences from number `first` on -> int32 (batch_size // num_processes, block_size + 1), for
-    x = b[:, :-1], y = b[:, 1:].
+    """The `batch_size` sequences from number `first` on -> int32 (batch_size // num_processes,
+    block_size + 1), for x = b[:, :-1], y = b[:, 1:].
 
-    A function of its arguments and nothing else: no loader state to save but a number. The sequences of the split come
-    in an order drawn anew for each epoch, each once an epoch; a batch may run over the end of an epoch, or be longer
-    than one. The processes' parts, one after the other, are the batch that a single process reads.
+    A function of its arguments and nothing else: no loader state to save but a number. The
+    sequences of the split come in an order drawn anew for each epoch, each once an epoch; a batch
+    may run over the end of an epoch, or be longer than one. The processes' parts, one after the
+    other, are the batch that a single process reads.
     """
     if batch_size % num_processes or not 0 <= process_id < num_processes:
         raise ValueError(f"batch_size {batch_size} does not divide over {num_processes} processes")

@@ -614,8 +614,9 @@ def export_hf(params, config: Config, folder, tokenizer=None, mp_num=MP_NUM):
 
 # ---------------------------------------------- what a folder holds ----------------------------------------------
 
-META = {"model": dict.fromkeys(("n_layer", "n_head", "n_embd", "block_size", "vocab_size"), (1, 2 ** 24))
-        | {"rotary_dim": (0, 2 ** 24), "dtype?": str}, "tokenizer": str}
+SIZES = ("n_layer", "n_head", "n_embd", "block_size", "vocab_size")
+META = {"model": dict.fromkeys(SIZES, (1, 2 ** 24)) | {"rotary_dim": (0, 2 ** 24), "dtype?": str},
+        "tokenizer": str}
 
 
 def read_meta(folder, tokenizer=None) -> dict:

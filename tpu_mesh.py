@@ -56,58 +56,69 @@ def start():
         devices, count = jax.devices(), jax.process_count()
     except (RuntimeError, AssertionError) as error:
         why = str(error).partition("\n")[0][:200] or "there is no such device"
-        raise ValueError(f"JAX_PLATFORMS is {jax.config.jax_platforms or 'not set'}: {why}") from None
+        named = jax.config.jax_platforms or "not set"
+        raise ValueError(f"JAX_PLATFORMS is {named}: {why}") from None
     if jax.process_index() == 0:
         print(f"# platform {devices[0].platform} · {len(devices)} x {devices[0].device_kind} · "
               f"{count} process{'es' * (count > 1)} · jax {jax.__version__}", flush=True)
 
 
 def name_platform():
-    """With libtpu installed and no TPU here, name the CPU: JAX would look for the TPU and complain in five lines."""
+    """With libtpu installed and no TPU here, name the CPU: JAX would look for the TPU and complain
+    in five lines."""
     tpu = list(Path("/dev").glob("accel*")) + list(Path("/dev").glob("vfio/[0-9]*"))
     others = importlib.util.find_spec("jax_plugins")         # where the plug-ins of GPUs lie
     if not (jax.config.jax_platforms or tpu or others) and importlib.util.find_spec("libtpu"):
         jax.config.update("jax_platforms", "cpu")
 
 
-# ------------------------------------------------- several processes ----------------------------------------------
+# --------------------------------------- several processes ----------------------------------------
 
 def join(coordinator=None, num_processes=None, process_id=None):
     """Join the other processes of this run, before any device is used; without any, do nothing.
 
-    They are found by JAX itself (Cloud TPU, GKE, SLURM, MPI), or named: coordinator is host:port of process 0;
-    num_processes 1 alone looks for none. ValueError for what does not go together. Who is not there within WAIT
-    seconds is named, and the process ends with code 2."""
+    They are found by JAX itself (Cloud TPU, GKE, SLURM, MPI), or named: coordinator is host:port of
+    process 0; num_processes 1 alone looks for none. ValueError for what does not go together. Who
+    is not there within WAIT seconds is named, and the process ends with code 2."""
     if num_processes == 1:
         return
     if not coordinator and (num_processes or process_id is not None):
-        raise ValueError("--num_processes and --process_id need --coordinator HOST:PORT, that of process 0")
+        raise ValueError("--num_processes and --process_id need --coordinator HOST:PORT, that of "
+                         "process 0")
     if coordinator:
         host, _, port = coordinator.rpartition(":")
         if not host or not port.isascii() or not port.isdigit() or not 0 < int(port) < 65536:
-            raise ValueError(f"--coordinator {coordinator!r}: HOST:PORT of process 0 is expected, as in 10.0.0.1:1234")
+            raise ValueError(f"--coordinator {coordinator!r}: HOST:PORT of process 0 is expected, "
+                             "as in 10.0.0.1:1234")
         if num_processes and process_id is not None and process_id >= num_processes:
-            raise ValueError(f"--process_id {process_id}: of {num_processes} processes the last is {num_processes - 1}")
+            raise ValueError(f"--process_id {process_id}: of {num_processes} processes the last is "
+                             f"{num_processes - 1}")
         if process_id == 0:
             check_port(int(port))
     if coordinator:
-        others = f"process 0 at {coordinator}" if process_id else f"all {num_processes} processes at {coordinator}"
+        whom = "process 0" if process_id else f"all {num_processes} processes"
+        others = f"{whom} at {coordinator}"
         keep_cpp_quiet()
     else:
         others = "the other processes of this cluster"
     try:
         with limit_on_waiting(others), warnings.catch_warnings(action="ignore"):
-            jax.distributed.initialize(coordinator, num_processes, process_id, initialization_timeout=2 * WAIT,
-                                       heartbeat_timeout_seconds=HEARTBEAT)
+            jax.distributed.initialize(
+                coordinator, num_processes, process_id, initialization_timeout=2 * WAIT,
+                heartbeat_timeout_seconds=HEARTBEAT)
     except ValueError as error:             # no cluster is found, or too little is said of one
         if coordinator or "JAX_COORDINATOR_ADDRESS" in os.environ:
-            raise ValueError(f"--coordinator needs --num_processes and --process_id ({error})") from None
+            raise ValueError(
+                f"--coordinator needs --num_processes and --process_id ({error})") from None
         tasks = os.environ.get("SLURM_NTASKS", "1")
         if tasks != "1":
-            print(f"# SLURM_NTASKS is {tasks}, but this was not started by srun: running alone", file=sys.stderr)
+            print(f"# SLURM_NTASKS is {tasks}, but this was not started by srun: running alone",
+                  file=sys.stderr)
     except (RuntimeError, OSError) as error:
-        if coordinator or "before any JAX calls" not in str(error):     # where JAX is in use, as in a notebook, we are alone
-            raise ValueError(f"{others} cannot be joined ({' '.join(str(error).split())[:200]}). To run alone, add "
+        # Where JAX is in use already, as in a notebook, it is too late to look: we are alone.
+        if coordinator or "before any JAX calls" not in str(error):
+            raise ValueError(f"{others} cannot be joined ({' '.join(str(error).split())[:200]}). "
+                             "To run alone, add "
                              "--num_processes 1") from None
     else:
         if not coordinator:
@@ -115,23 +126,27 @@ def join(coordinator=None, num_processes=None, process_id=None):
 
 
 def check_port(port):
-    """ValueError where another program listens: JAX would share the port with it, and talk to its processes."""
+    """ValueError where another program listens: JAX would share the port with it, and talk to its
+    processes."""
     try:
         socket.create_server(("", port)).close()
     except OSError as error:
-        raise ValueError(f"--coordinator: port {port} cannot be opened here ({error.strerror})") from None
+        raise ValueError(
+            f"--coordinator: port {port} cannot be opened here ({error.strerror})") from None
 
 
 @contextlib.contextmanager
 def limit_on_waiting(whom):
     """Say for whom we wait when it takes long, and end the process after WAIT seconds.
 
-    By threads of our own, because JAX ends a process that has waited too long by an abort and a trace."""
+    By threads of our own, because JAX ends a process that has waited too long by an abort and a
+    trace."""
     def say():
         print(f"# waiting for {whom}, {WAIT} seconds at most", file=sys.stderr, flush=True)
 
     def give_up():
-        end_at_once(f"waited {WAIT} seconds for {whom} in vain: are all of them started, and is the address right?", 2)
+        end_at_once(f"waited {WAIT} seconds for {whom} in vain: are all of them started, and is "
+                    "the address right?", 2)
 
     timers = [threading.Timer(WAIT / 10, say), threading.Timer(WAIT, give_up)]
     for timer in timers:
@@ -148,7 +163,8 @@ ending = threading.Lock()
 
 
 def end_at_once(why, code):
-    """One line, and the end: an orderly exit would wait for processes that are not there. The first caller alone speaks."""
+    """One line, and the end: an orderly exit would wait for processes that are not there. The first
+    caller alone speaks."""
     ending.acquire()
     print(f"{Path(sys.argv[0]).name}: error: {why}", file=sys.stderr, flush=True)
     os._exit(code)
@@ -164,7 +180,8 @@ LOST = re.compile(rb"[WEF]\d{4} .*(coordination.service|distributed service)|ter
 
 
 def keep_cpp_quiet():
-    """When another process dies, JAX's C++ writes a trace and aborts: nothing in Python can keep it from that.
+    """When another process dies, JAX's C++ writes a trace and aborts: nothing in Python can keep it
+    from that.
 
     So what C++ writes goes through pipes from here on, and Python alone has the real stdout and
     stderr. The first line about a lost process becomes ours and ends this one. Gloo's counts of its
@@ -190,7 +207,8 @@ def keep_cpp_quiet():
 
 
 def together(work):
-    """Process 0 does `work`, for example takes a folder. All go on, or where it raises all end: process 0 says why."""
+    """Process 0 does `work`, for example takes a folder. All go on, or where it raises all end:
+    process 0 says why."""
     done, error = None, None
     if jax.process_index() == 0:
         try:
@@ -365,29 +383,34 @@ def batch_rows(mesh):
 #                      /shards_00000.bin   the raw shards that process 0 owns, one after another
 # A process writes the shards that are its own (replica 0). Reading goes by global index, so a checkpoint of 256 chips
 # opens on a laptop. The folder is filled under another name and renamed when it is whole.
-# Checksums: each shard's stands in the index, each index's in config.json, and config.json's own there too.
+# Checksums: each shard's stands in the index, each index's in config.json, and config.json's own
+# there too.
 
-NAME = re.compile(r"step_\d{8}")                         # a checkpoint; everything else in the folder is its owner's
-UNFINISHED = re.compile(r"step_\d{8}\.(tmp|old)")        # one that is being written, or deleted
+NAME = re.compile(r"step_\d{8}")                       # a checkpoint; all else is its owner's
+UNFINISHED = re.compile(r"step_\d{8}\.(tmp|old)")      # one that is being written, or deleted
 INSIDE = re.compile(r"config\.json|index_\d{5}\.json|shards_\d{5}\.bin|.*\.tiktoken")
 CRC = (0, 2 ** 32 - 1)
-CONFIG = {"step": (0, 10 ** 8 - 1), "num_processes": (1, 2 ** 16), "files?": {str: CRC}, "crc32?": CRC}
+CONFIG = {"step": (0, 10 ** 8 - 1), "num_processes": (1, 2 ** 16),
+          "files?": {str: CRC}, "crc32?": CRC}
 SIZES = [(0, 2 ** 40)]
 INDEX = {str: {"shape": SIZES, "dtype": str, "shards": [
     {"begin": SIZES, "shape": SIZES, "offset": (0, 2 ** 50), "crc32": CRC}]}}
 
 
 def take_folder(out_dir):
-    """Make a run's folder and hold it -> its lock, which goes when this process ends, however it ends.
+    """Make a run's folder and hold it -> its lock, which goes when this process ends, however it
+    ends.
 
-    What a killed process left half written or half deleted goes now. ValueError where another process holds it."""
+    What a killed process left half written or half deleted goes now. ValueError where another
+    process holds it."""
     out_dir = Path(out_dir)
     out_dir.mkdir(parents=True, exist_ok=True)
     lock = open(out_dir / ".lock", "a")
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        raise ValueError(f"{out_dir} is being written by another process: wait for its end, or choose another "
+        raise ValueError(f"{out_dir} is being written by another process: wait for its end, or "
+                         "choose another "
                          "--out_dir") from None
     except OSError:
         pass            # a disk that knows no locks
@@ -401,11 +424,14 @@ def take_folder(out_dir):
 
 def is_ours(folder) -> bool:
     """Whether a folder holds nothing but what a checkpoint is made of."""
-    return folder.is_dir() and not folder.is_symlink() and all(INSIDE.fullmatch(p.name) for p in folder.iterdir())
+    if folder.is_symlink() or not folder.is_dir():
+        return False
+    return all(INSIDE.fullmatch(p.name) for p in folder.iterdir())
 
 
 def discard(folder):
-    """Delete a checkpoint: under another name first, because one that is half deleted must not pass for one."""
+    """Delete a checkpoint: under another name first, because one that is half deleted must not pass
+    for one."""
     old = Path(f"{folder}.old")
     os.rename(folder, old)
     shutil.rmtree(old)
@@ -461,8 +487,9 @@ def begin_save(out_dir, step: int, arrays: dict, meta: dict, keep=2, files=()):
         for file in files:
             shutil.copy(file, temp)
         record = {k: v for k, v in meta.items() if k not in ("files", "crc32")}
-        record |= dict(step=step, num_processes=jax.process_count(), files={
-            p.name: zlib.crc32(p.read_bytes()) for p in sorted(temp.iterdir()) if p.suffix != ".bin"})
+        small = sorted(p for p in temp.iterdir() if p.suffix != ".bin")
+        record |= dict(step=step, num_processes=jax.process_count(),
+                       files={p.name: zlib.crc32(p.read_bytes()) for p in small})
         with open(temp / "config.json", "w") as f:
             json.dump(record | dict(crc32=checksum(record)), f, indent=1)
             flush(f)
@@ -471,7 +498,7 @@ def begin_save(out_dir, step: int, arrays: dict, meta: dict, keep=2, files=()):
         os.rename(temp, final)
         flush_folder(out_dir)
         for old in checkpoints(out_dir)[:-max(1, keep)]:
-            with contextlib.suppress(OSError):      # this checkpoint is whole, whatever becomes of an old one
+            with contextlib.suppress(OSError):      # the new one is whole, whatever becomes of it
                 if old != final:
                     discard(old)
 
@@ -525,8 +552,10 @@ def flush_folder(folder):
 
 
 def checkpoints(out_dir):
-    """The finished checkpoints of a run, oldest first: folders named step_ and eight digits, and no copies of them."""
-    return sorted(p for p in Path(out_dir).glob("step_*") if NAME.fullmatch(p.name) and (p / "config.json").is_file())
+    """The finished checkpoints of a run, oldest first: folders named step_ and eight digits, and no
+    copies of them."""
+    named = (p for p in Path(out_dir).glob("step_*") if NAME.fullmatch(p.name))
+    return sorted(p for p in named if (p / "config.json").is_file())
 
 
 def find_checkpoint(path) -> Path:
@@ -546,7 +575,8 @@ def checksum(record) -> int:
 
 
 def load_meta(folder) -> dict:
-    """config.json of a checkpoint, checked, or of a Hugging Face folder, as it is. ValueError says what is wrong.
+    """config.json of a checkpoint, checked, or of a Hugging Face folder, as it is. ValueError says
+    what is wrong.
 
     Earlier versions wrote no checksum: without one, none is compared."""
     folder = Path(folder)
@@ -556,14 +586,16 @@ def load_meta(folder) -> dict:
             check(meta, CONFIG, "in config.json ")
             rest = {k: v for k, v in meta.items() if k != "crc32"}
             if meta.get("crc32") not in (None, checksum(rest)):
-                raise ValueError("config.json fails its checksum (edited by hand? then remove its line crc32)")
+                raise ValueError("config.json fails its checksum (edited by hand? then remove its "
+                                 "line crc32)")
     except ValueError as error:
         raise damaged(folder, error) from None
     return meta
 
 
 def load_index(folder, meta) -> dict:
-    """{name: (shape, dtype, [(bytes of its file, shard)])} of a checkpoint, from the files of all its processes."""
+    """{name: (shape, dtype, [(bytes of its file, shard)])} of a checkpoint, from the files of all
+    its processes."""
     found = {}
     try:
         for name, crc in (meta.get("files") or {}).items():
@@ -575,7 +607,8 @@ def load_index(folder, meta) -> dict:
                 shape, shards = tuple(entry["shape"]), entry["shards"]
                 if any(not len(s["begin"]) == len(s["shape"]) == len(shape) for s in shards):
                     raise ValueError(f"a shard of {name} has another rank than its array")
-                found.setdefault(name, (shape, np.dtype(entry["dtype"]), []))[2].extend((data, s) for s in shards)
+                known = found.setdefault(name, (shape, np.dtype(entry["dtype"]), []))
+                known[2].extend((data, s) for s in shards)
     except (OSError, ValueError, TypeError) as error:
         raise damaged(folder, error) from None
     return found
@@ -625,7 +658,9 @@ def load_checkpoint(folder, wanted: dict) -> dict:
 def damaged(folder, what) -> ValueError:
     """The error that says so, and what to do: take the checkpoint before it, if there is one."""
     others = [p for p in checkpoints(folder.parent) if p != folder]
-    instead = f"the one before it is {others[-1]}: remove the damaged folder to use it" if others else "there is no other"
+    instead = "there is no other"
+    if others:
+        instead = f"the one before it is {others[-1]}: remove the damaged folder to use it"
     return ValueError(f"checkpoint {folder} is damaged: {what}; {instead}")
 
 

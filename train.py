@@ -143,7 +143,8 @@ def make_train_step(config, hyper, mesh):
     """The compiled step on a mesh: (state, tokens (B, T+1)) -> (state, metrics). The old state is given up."""
     def step(state, tokens):
         n_tokens = hyper.batch_size * (tokens.shape[-1] - 1)
-        return train_step(state, tokens, config=config, hyper=hyper, n_tokens=n_tokens, dp="dp", fsdp="fsdp", tp="tp")
+        return train_step(state, tokens, config=config, hyper=hyper, n_tokens=n_tokens,
+                          dp="dp", fsdp="fsdp", tp="tp")
 
     specs = state_specs(config)
     sharded = jax.shard_map(step, mesh=mesh, in_specs=(specs, P(DATA)), out_specs=(specs, P()))
@@ -349,7 +350,7 @@ def restore(folder, config, mesh, parts):
     return {part: {n: flat[f"{part}/{n}"] for n in to} for part in parts}
 
 
-# ---------------------------------------------------- the run ---------------------------------------------------
+# -------------------------------------------- the run ---------------------------------------------
 
 @dataclasses.dataclass(frozen=True)
 class Hyper:
@@ -369,17 +370,21 @@ class Hyper:
 MOST = 10 ** 8 - 1          # steps: a checkpoint's name has eight digits
 COUNT = whole(1, 2 ** 20)   # of chips, heads, sequences: more is a slip of the keyboard
 FLAGS = {                   # of Config and Hyper: what reads the value
-    **dict.fromkeys(("n_layer", "n_head", "n_embd", "block_size", "batch_size", "grad_accum"), COUNT),
+    **dict.fromkeys(("n_layer", "n_head", "n_embd", "block_size"), COUNT),
+    **dict.fromkeys(("batch_size", "grad_accum"), COUNT),
     "rotary_dim": whole(0, 2 ** 20), "vocab_size": whole(1, 2 ** 24),
     **dict.fromkeys(("warmup_steps", "anneal_steps"), whole(0, MOST)),
     **dict.fromkeys(("lr_max", "lr_end", "weight_decay", "grad_clip", "z_loss"), number(0, 1e30))}
 HELP = dict(
     batch_size="sequences a step (default: the preset's)",
-    grad_accum="parts of a batch, one after another (default 1, on a CPU as many as keep a layer in the cache)",
+    grad_accum="parts of a batch, one after another (default 1, on a CPU as many as keep a layer "
+               "in the cache)",
     lr_max="the rate after the warm-up (default: the preset's)",
     lr_end="the rate after annealing (default: the preset's)",
-    warmup_steps="steps of linear warm-up, 0: none (default: the preset's, a tenth of a shorter run)",
-    anneal_steps="steps from lr_max to lr_end, 0: at once (default: the preset's, or to the end of --steps)",
+    warmup_steps="steps of linear warm-up, 0: none (default: the preset's, a tenth of a shorter "
+                 "run)",
+    anneal_steps="steps from lr_max to lr_end, 0: at once (default: the preset's, or to the end of "
+                 "--steps)",
     weight_decay="of matrices, 0: none (default 0.1)",
     grad_clip="gradients of a larger norm are scaled down to it, 0: never (default 1)",
     z_loss="weight of the squared log normalizer, 0: none (default 1e-4)")
@@ -387,20 +392,24 @@ HELP = dict(
 
 def parser():
     p = one_line_errors(argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False,
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
         epilog="With --init_from resume the checkpoint's own settings are the defaults."))
     p.add_argument("--model", choices=CONFIGS,
                    help="preset (default toy, or what the checkpoint was trained as)")
     for f in dataclasses.fields(Config):
-        kind = dict(choices=("float32", "bfloat16")) if f.name == "dtype" else dict(type=FLAGS[f.name])
-        what = "of matrix products (default bfloat16, on a CPU float32)" if f.name == "dtype" else \
-            f"model size: overrides the preset's {f.name}"
-        p.add_argument(f"--{f.name}", help=what, **kind)
+        if f.name != "dtype":
+            p.add_argument(f"--{f.name}", type=FLAGS[f.name],
+                           help=f"model size: overrides the preset's {f.name}")
+    p.add_argument("--dtype", choices=("float32", "bfloat16"),
+                   help="of matrix products (default bfloat16, on a CPU float32)")
     p.add_argument("--data", type=text,
-                   help="miniature:nl|multi|mono, or a folder made by data.py prepare (default miniature:mono)")
+                   help="miniature:nl|multi|mono, or a folder made by data.py prepare (default "
+                        "miniature:mono)")
     p.add_argument("--out_dir", default="out", type=new_folder,
                    help="checkpoints and metrics.jsonl go here (default out)")
-    p.add_argument("--init_from", default="scratch", type=text, help="scratch, resume, or a checkpoint or Hugging "
+    p.add_argument("--init_from", default="scratch", type=text, help="scratch, resume, or a "
+                                                                     "checkpoint or Hugging "
                    "Face folder: its weights alone are taken")
     p.add_argument("--steps", type=whole(1, MOST),
                    help="train up to this step (default: the preset's, or the resumed run's own)")
@@ -421,15 +430,19 @@ def parser():
                    "(Cloud TPU, GKE, SLURM and MPI are found without)")
     p.add_argument("--num_processes", type=whole(1, 2 ** 16),
                    help="how many processes there are, with --coordinator; 1 looks for no others")
-    p.add_argument("--process_id", type=whole(0, 2 ** 16), help="which one this is, with --coordinator")
+    p.add_argument("--process_id", type=whole(0, 2 ** 16), help="which one this is, with "
+                                                                "--coordinator")
     p.add_argument("--eval_every", type=whole(0, MOST), default=100,
-                   help="validation loss every so many steps and at the end, 0: never (default 100)")
+                   help="validation loss every so many steps and at the end, 0: never (default "
+                        "100)")
     p.add_argument("--save_every", type=whole(0, MOST), default=200,
-                   help="a checkpoint every so many steps and at the end, 0: at the end alone (default 200)")
+                   help="a checkpoint every so many steps and at the end, 0: at the end alone "
+                        "(default 200)")
     p.add_argument("--keep", type=whole(1, MOST), default=2, help="checkpoints kept (default 2)")
     p.add_argument("--no-benchmark", action="store_true",
                    help="skip the held-out problems after a run on the miniature corpus")
-    p.add_argument("--seed", type=whole(0, 2 ** 32 - 1), help="of the weights and of the order of the data (default 0)")
+    p.add_argument("--seed", type=whole(0, 2 ** 32 - 1), help="of the weights and of the order of "
+                                                              "the data (default 0)")
     return p
 
 
@@ -443,16 +456,19 @@ def parse_args(argv=None):
     return args
 
 
-# ------------------------------------------- what the run starts from -------------------------------------------
+# ------------------------------------ what the run starts from ------------------------------------
 
 def open_source(args):
-    """What --init_from names -> (folder, its config.json), or (None, None); --model, --data and --seed get their
-    defaults from it. ValueError where it cannot be started from, or a flag asks for what it is not."""
+    """What --init_from names -> (folder, its config.json), or (None, None); --model, --data and
+    --seed get their defaults from it. ValueError where it cannot be started from, or a flag asks
+    for what it is not."""
     out, resume = Path(args.out_dir), args.init_from == "resume"
     if (out / "config.json").exists():
-        raise ValueError(f"--out_dir {out} is a model's own folder: choose another, or the one above it")
+        raise ValueError(f"--out_dir {out} is a model's own folder: choose another, or the one "
+                         "above it")
     if not resume and tpu_mesh.checkpoints(out):
-        raise ValueError(f"{out} already holds a run: add --init_from resume to go on with it, or another --out_dir")
+        raise ValueError(f"{out} already holds a run: add --init_from resume to go on with it, or "
+                         "another --out_dir")
     source, meta = None, {}
     if args.init_from != "scratch":
         source = tpu_mesh.find_checkpoint(out if resume else args.init_from)
@@ -466,22 +482,26 @@ def open_source(args):
     own_seed = meta["seed"] if resume else 0
     args.seed = own_seed if args.seed is None else args.seed
     if resume and args.seed != own_seed:
-        raise ValueError(f"{source} was run with --seed {own_seed}: resume with the same, or take its weights alone by "
+        raise ValueError(f"{source} was run with --seed {own_seed}: resume with the same, or take "
+                         "its weights alone by "
                          f"--init_from {out} and another --out_dir")
     return source, meta or None
 
 
 RUN = {"data": str, "seed": (0, 2 ** 63 - 1), "recipe": set(RECIPES), "hyper": {
            **{name + "?": (0, 2 ** 40) for name in ("grad_accum", "warmup_steps", "anneal_steps")},
-           **{name + "?": float for name in ("lr_max", "lr_end", "weight_decay", "grad_clip", "z_loss")},
+           **{name + "?": float for name in ("lr_max", "lr_end", "weight_decay")},
+           **{name + "?": float for name in ("grad_clip", "z_loss")},
            "batch_size": (1, 2 ** 40), "remat?": bool},
-       "steps?": (1, MOST), "sequences?": (0, 2 ** 60), "data_digest?": str, "mesh?": {str: (1, 2 ** 20)}}
+       "steps?": (1, MOST), "sequences?": (0, 2 ** 60), "data_digest?": str,
+       "mesh?": {str: (1, 2 ** 20)}}
 
 
 def check_run(source, meta):
     """ValueError unless a checkpoint holds what a run needs to go on."""
     if not meta.get("step"):
-        raise ValueError(f"{source} holds weights alone: use --init_from {source.parent} with another --out_dir")
+        raise ValueError(f"{source} holds weights alone: use --init_from {source.parent} with "
+                         "another --out_dir")
     check(meta, RUN, f"checkpoint {source}: in config.json ")
     unknown = sorted(set(meta["hyper"]) - {f.name for f in dataclasses.fields(Hyper)})
     if unknown:
@@ -500,50 +520,64 @@ def check_model(args, source, meta):
     if any(preset.get(size, meta["model"][size]) != meta["model"][size] for size in sizes):
         raise ValueError(f"--model {args.model} is of another size than {source}: leave it out")
     if args.init_from == "resume" and args.model and args.model != meta["recipe"]:
-        raise ValueError(f"{source} was trained as {meta['recipe']}, not as --model {args.model}: leave it out")
+        raise ValueError(f"{source} was trained as {meta['recipe']}, not as --model {args.model}: "
+                         "leave it out")
     for size in (*sizes, "block_size", "vocab_size"):
         asked = getattr(args, size)
         if asked is not None and asked != meta["model"][size]:
-            raise ValueError(f"--{size} {asked}: {source} has {size} {meta['model'][size]}, which stays: leave it out")
+            raise ValueError(f"--{size} {asked}: {source} has {size} {meta['model'][size]}, which "
+                             "stays: leave it out")
 
 
 def check_data(args, source, meta, data):
-    """ValueError where the data does not fit what the run starts from -> a line to say, or an empty one."""
+    """ValueError where the data does not fit what the run starts from -> a line to say, or an empty
+    one."""
     resume, same = args.init_from == "resume", data.digest
     if resume and meta.get("data_digest") != same:
         moved = Path(meta["data"]).resolve() != Path(args.data).resolve()
         if "data_digest" in meta or moved:          # earlier versions kept the name alone
-            raise ValueError(f"{source} was run with --data {meta['data']}, and --data {args.data} holds other data: "
-                             f"resume with the same, or take its weights alone by --init_from {args.out_dir} and "
+            raise ValueError(f"{source} was run with --data {meta['data']}, and --data {args.data} "
+                             "holds other data: "
+                             "resume with the same, or take its weights alone by --init_from "
+                             f"{args.out_dir} and "
                              "another --out_dir")
     old, new = get_tokenizer(meta["tokenizer"]), get_tokenizer(data.tokenizer)
     if old.identity == new.identity:
         return ""
     if (old.name, new.name) == ("gpt2", "codegen") and not resume:
-        return f"tokenizer gpt2 -> codegen: its ids from {old.n_vocab} on start from rows that were never trained"
-    raise ValueError(f"{source} was trained with tokenizer {meta['tokenizer']}, {args.data} was made with "
+        return (f"tokenizer gpt2 -> codegen: its ids from {old.n_vocab} on start from rows that "
+                "were never trained")
+    raise ValueError(f"{source} was trained with tokenizer {meta['tokenizer']}, {args.data} was "
+                     "made with "
                      f"{data.tokenizer}")
 
 
-# ------------------------------------------------- settings -----------------------------------------------------
+# -------------------------------------------- settings --------------------------------------------
+
+def flags_given(args, kind) -> dict:
+    """The fields of a dataclass for which there was a flag."""
+    values = {f.name: getattr(args, f.name) for f in dataclasses.fields(kind)}
+    return {name: value for name, value in values.items() if value is not None}
+
 
 def settle(args, platform, data=None, meta=None):
-    """Flags over what a resumed run was made with, else over the preset -> (Config, Hyper, steps)."""
+    """Flags over what a resumed run was made with, else over the preset -> (Config, Hyper,
+    steps)."""
     resume = bool(meta) and args.init_from == "resume"
     config = Config(**meta["model"]) if meta else CONFIGS[args.model]
-    given = {f.name: getattr(args, f.name) for f in dataclasses.fields(Config) if getattr(args, f.name) is not None}
-    if platform != "cpu" and not resume:    # where bf16 products are 2 to 16 times faster, they are the default
+    given, ours = flags_given(args, Config), flags_given(args, Hyper)
+    if platform != "cpu" and not resume:    # there bf16 products are 2 to 16 times faster
         given.setdefault("dtype", "bfloat16")
     config = dataclasses.replace(config, **given)
     if data:
         config = fit_to_data(args, config, given, data, meta)
-    ours = {f.name: getattr(args, f.name) for f in dataclasses.fields(Hyper) if getattr(args, f.name) is not None}
     if resume:
         hyper = dataclasses.replace(hyper_of(meta), **ours)
         steps = args.steps or meta.get("steps") or RECIPES[args.model][1]
         ranks = args.dp * args.fsdp
         if args.grad_accum is None:         # on another mesh as much of it as divides
-            fits = (n for n in range(hyper.grad_accum, 1, -1) if hyper.batch_size % (ranks * n) == 0)
+            parts = range(hyper.grad_accum, 1, -1)
+            fits = (n for n in parts if hyper.batch_size % (ranks * n) == 0)
             hyper = dataclasses.replace(hyper, grad_accum=next(fits, 1))
         return config, hyper, steps
     return config, *settle_schedule(args, platform, config, ours, data)
@@ -579,8 +613,8 @@ def micro_batches(config, batch):
 
 
 def fit_to_data(args, config, given, data, meta):
-    """The Config with the vocabulary and context of the data. A model that is there keeps both: shorter sequences train
-    it as it is. Raises ValueError where they contradict what was asked."""
+    """The Config with the vocabulary and context of the data. A model that is there keeps both:
+    shorter sequences train it as it is. Raises ValueError where they contradict what was asked."""
     need = get_tokenizer(data.tokenizer).n_vocab
     if config.vocab_size < need:
         if meta or "vocab_size" in given:
@@ -588,7 +622,8 @@ def fit_to_data(args, config, given, data, meta):
                              f"{data.tokenizer}: the data was made for another model")
         config = dataclasses.replace(config, vocab_size=-(-need // 1024) * 1024)
     if meta and data.block_size > config.block_size:
-        raise ValueError(f"the data is packed to {data.block_size} tokens and the model's context is "
+        raise ValueError(f"the data is packed to {data.block_size} tokens and the model's context "
+                         "is "
                          f"{config.block_size}: prepare it with --block_size {config.block_size}")
     if data.block_size != config.block_size and not meta:
         if "block_size" in given or args.model not in ("0.1M", "0.3M", "toy", "3M", "finetune"):
@@ -601,32 +636,38 @@ def fit_to_data(args, config, given, data, meta):
 WHAT_CHANGES = dict(
     batch_size="sequences a step; the data goes on where it was", grad_accum="the order of sums",
     lr_max="the rate", lr_end="the rate", warmup_steps="the rate", anneal_steps="the rate",
-    weight_decay="how matrices shrink", grad_clip="which gradients are scaled down", z_loss="the loss that is minimized",
+    weight_decay="how matrices shrink", grad_clip="which gradients are scaled down",
+    z_loss="the loss that is minimized",
     remat="memory and time", dtype="the precision of products", mesh="the order of sums",
     steps="where it ends; annealing stays as it was")
 
 
+def mesh_of(args) -> dict:
+    return {axis: getattr(args, axis) for axis in ("dp", "fsdp", "tp")}
+
+
 def settings(args, config, hyper, steps):
     """All that a resumed run should share with the run before it, by name."""
-    mesh = {axis: getattr(args, axis) for axis in ("dp", "fsdp", "tp")}
-    return dataclasses.asdict(hyper) | dict(dtype=config.dtype, steps=steps, mesh=mesh)
+    return dataclasses.asdict(hyper) | dict(dtype=config.dtype, steps=steps, mesh=mesh_of(args))
 
 
 def remarks(args, config, hyper, steps, meta):
-    """Lines to say: what a resumed run does otherwise, and a warm-up that was scaled or never ends."""
+    """Lines to say: what a resumed run does otherwise, and a warm-up that was scaled or never
+    ends."""
     now = settings(args, config, hyper, steps)
     if args.init_from == "resume":
-        before = dataclasses.asdict(hyper_of(meta)) | dict(
-            dtype=config.dtype, steps=steps, mesh=now["mesh"]) | {
-            k: meta[k] for k in ("steps", "mesh") if meta.get(k)} | {
-            "dtype": meta["model"].get("dtype", Config.dtype)}
-        return [f"otherwise than before: {name} {show(before[name])} -> {show(now[name])} ({WHAT_CHANGES[name]})"
-                for name in now if now[name] != before[name]]
+        before = now | dataclasses.asdict(hyper_of(meta))
+        before |= {name: meta[name] for name in ("steps", "mesh") if meta.get(name)}
+        before["dtype"] = meta["model"].get("dtype", Config.dtype)
+        return [f"otherwise than before: {name} {show(before[name])} -> {show(now[name])} "
+                f"({WHAT_CHANGES[name]})" for name in now if now[name] != before[name]]
     planned = RECIPES[args.model][4]
     if args.warmup_steps is None and hyper.warmup_steps != planned:
-        return [f"warm-up: {hyper.warmup_steps} of {steps} steps, because the preset's {planned} are more than all"]
+        return [f"warm-up: {hyper.warmup_steps} of {steps} steps, because the preset's {planned} "
+                "are more than all"]
     if hyper.warmup_steps >= steps:
-        return [f"the rate never reaches lr_max: --warmup_steps {hyper.warmup_steps} are no fewer than all {steps} steps"]
+        return [f"the rate never reaches lr_max: --warmup_steps {hyper.warmup_steps} are no fewer "
+                f"than all {steps} steps"]
     return []
 
 
@@ -634,7 +675,7 @@ def show(value):
     return " x ".join(f"{k} {n}" for k, n in value.items()) if isinstance(value, dict) else value
 
 
-# ---------------------------------------------------- the loop ---------------------------------------------------
+# -------------------------------------------- the loop --------------------------------------------
 
 AGREE = 10     # steps after which several processes ask each other whether one of them is to stop
 
@@ -662,28 +703,31 @@ def say(*lines):
 
 
 class Run:
-    """A run under way: its state on the mesh, its place in the data, and its folder. The methods stand in the order in
-    which a step calls them."""
+    """A run under way: its state on the mesh, its place in the data, and its folder. The methods
+    stand in the order in which a step calls them."""
 
     def __init__(self, args, config, hyper, steps, data, mesh, source, meta):
-        """Take the folder and place the state: fresh, a checkpoint's, or fresh with the weights of one."""
+        """Take the folder and place the state: fresh, a checkpoint's, or fresh with the weights of
+        one."""
         self.args, self.config, self.hyper, self.steps, self.data = args, config, hyper, steps, data
         self.out, self.lead = Path(args.out_dir), jax.process_index() == 0
         self.mesh, self.peak = mesh, tpu_mesh.peak_flops(mesh)
         resume = args.init_from == "resume"
         self.first = self.done = meta["step"] if resume else 0
         self.place = 0                              # sequences of the training data that were read
-        if resume:
-            at = meta.get("sequences")              # earlier versions did not change the batch size on the way
+        if resume:                                  # earlier versions never changed the batch size
+            at = meta.get("sequences")
             self.place = self.done * meta["hyper"]["batch_size"] if at is None else at
-        self.lock = tpu_mesh.together(lambda: take_run(self.out, self.first, source if resume else None))
+        before = source if resume else None
+        self.lock = tpu_mesh.together(lambda: take_run(self.out, self.first, before))
         self.state = self.load(source, resume)
-        self.step_fn, self.eval_fn = make_train_step(config, hyper, self.mesh), make_eval_loss(config, self.mesh)
+        self.step_fn = make_train_step(config, hyper, mesh)
+        self.eval_fn = make_eval_loss(config, mesh)
         self.part, self.parts = tpu_mesh.batch_rows(self.mesh)
         self.pending, self.val, self.wait_for_save = None, None, lambda: None
         self.clock = time.perf_counter()
-        self.bar = tqdm(total=steps, initial=self.first, unit="step", disable=not self.lead, dynamic_ncols=True,
-                        smoothing=0.05)
+        self.bar = tqdm(total=steps, initial=self.first, unit="step", disable=not self.lead,
+                        dynamic_ncols=True, smoothing=0.05)
 
     def load(self, source, resume):
         if resume:
@@ -696,18 +740,21 @@ class Run:
 
     def batch(self, split, first):
         """The sequences of a batch, placed on the mesh."""
-        rows = get_sequences(self.data, split, self.args.seed, first, self.hyper.batch_size, self.part, self.parts)
+        rows = get_sequences(self.data, split, self.args.seed, first, self.hyper.batch_size,
+                             self.part, self.parts)
         return tpu_mesh.place_batch(rows, self.mesh)
 
     def step(self):
-        """Start a step, and read the metrics of the one before while it runs: the device never waits for the host."""
+        """Start a step, and read the metrics of the one before while it runs: the device never
+        waits for the host."""
         self.state, metrics = self.step_fn(self.state, self.batch("train", self.place))
         self.done, self.place = self.done + 1, self.place + self.hyper.batch_size
         self.read_metrics()
         self.pending = (self.done, metrics)
 
     def read_metrics(self):
-        """Fetch the metrics of the last step, waiting for it, and write them down. A NaN ends the run."""
+        """Fetch the metrics of the last step, waiting for it, and write them down. A NaN ends the
+        run."""
         if not self.pending:
             return
         (step, metrics), self.pending = self.pending, None
@@ -716,9 +763,10 @@ class Run:
         rate, self.clock = self.hyper.batch_size * length / (now - self.clock), now
         if not math.isfinite(row["loss"] + row["grad_norm"]):
             self.bar.close()
-            raise SystemExit(
-                f"step {step}: loss {row['loss']}, gradient norm {row['grad_norm']}: stopped. The newest checkpoint in "
-                f"{self.out} is from before; try a lower --lr_max or more --warmup_steps" if self.lead else 1)
+            why = f"step {step}: loss {row['loss']}, gradient norm {row['grad_norm']}: stopped. " \
+                  f"The newest checkpoint in {self.out} is from before; try a lower --lr_max or " \
+                  "more --warmup_steps"
+            raise SystemExit(why if self.lead else 1)
         flops = flops_per_token(dataclasses.replace(self.config, block_size=length))
         mfu = rate * flops / self.peak if self.peak else None
         row = dict(step=step) | row | dict(tokens_per_s=round(rate), mfu=mfu)
@@ -736,18 +784,21 @@ class Run:
     def evaluate(self):
         """The mean loss of four batches of the validation split, which no training step reads."""
         size, metrics = self.hyper.batch_size, self.pending[1]
-        each = [float(self.eval_fn(self.state["params"], self.batch("val", i * size))) for i in range(4)]
-        self.val = metrics["val_loss"] = float(np.mean(each))
+        params, batches = self.state["params"], (self.batch("val", i * size) for i in range(4))
+        self.val = float(np.mean([float(self.eval_fn(params, batch)) for batch in batches]))
+        metrics["val_loss"] = self.val
         if self.lead:
-            self.bar.write(f"step {self.done:>6}  loss {float(metrics['loss']):.3f}  val_loss {self.val:.3f}  "
+            self.bar.write(f"step {self.done:>6}  loss {float(metrics['loss']):.3f}  val_loss "
+                           f"{self.val:.3f}  "
                            f"norm {float(metrics['grad_norm']):.2f}")
 
     def signal_of(self, asked):
-        """The signal by which one of the processes was asked to stop, or 0: they agree on it now and then."""
+        """The signal by which one of the processes was asked to stop, or 0: they agree on it now
+        and then."""
         if jax.process_count() > 1 and self.done % AGREE:
             return 0
         stop = tpu_mesh.agree(asked[0] if asked else 0)
-        if jax.process_count() > 1:         # a checkpoint gets its name once all have written their parts
+        if jax.process_count() > 1:         # a checkpoint gets its name once all have written
             self.finish_save()
         return stop
 
@@ -757,15 +808,17 @@ class Run:
         self.finish_save()
         args, custom = self.args, self.data.tokenizer.endswith(".tiktoken")
         tokenizer = Path(self.data.tokenizer).name if custom else self.data.tokenizer
-        meta = dict(model=dataclasses.asdict(self.config), tokenizer=tokenizer, data=args.data,
-                    data_digest=self.data.digest, seed=args.seed, recipe=args.model, steps=self.steps,
-                    sequences=self.place, hyper=dataclasses.asdict(self.hyper),
-                    mesh={axis: getattr(args, axis) for axis in ("dp", "fsdp", "tp")})
-        self.wait_for_save = tpu_mesh.begin_save(self.out, self.done, flatten(self.state), meta, args.keep,
-                                                 [self.data.tokenizer] if custom else [])
+        meta = dict(model=dataclasses.asdict(self.config), tokenizer=tokenizer, recipe=args.model,
+                    data=args.data, data_digest=self.data.digest, seed=args.seed,
+                    steps=self.steps, sequences=self.place, mesh=mesh_of(args),
+                    hyper=dataclasses.asdict(self.hyper))
+        self.wait_for_save = tpu_mesh.begin_save(
+            self.out, self.done, flatten(self.state), meta, args.keep,
+            [self.data.tokenizer] if custom else [])
 
     def finish_save(self):
-        """Wait for the write of the last checkpoint. If it failed the run ends here, in one line."""
+        """Wait for the write of the last checkpoint. If it failed the run ends here, in one
+        line."""
         wait, self.wait_for_save = self.wait_for_save, lambda: None
         wait()
 
@@ -773,7 +826,8 @@ class Run:
         """The end before the end, by a signal."""
         self.finish_save()
         self.bar.close()
-        say(f"stopped after step {self.done}, saved. The same command with --init_from resume goes on"
+        say(f"stopped after step {self.done}, saved. The same command with --init_from resume goes "
+            "on"
             if self.done < self.steps else f"all {self.steps} steps are done and saved")
         raise SystemExit(128 + stop)
 
@@ -782,8 +836,9 @@ METRICS = "metrics.jsonl"
 
 
 def take_run(out, first, source):
-    """Take the folder of a run that starts from `source` (None: anew), and cut its metrics back to step `first` -> the
-    lock. What a killed run left of a line goes; a file that is not ours stays, and is an error."""
+    """Take the folder of a run that starts from `source` (None: anew), and cut its metrics back to
+    step `first` -> the lock. What a killed run left of a line goes; a file that is not ours stays,
+    and is an error."""
     file, kept = out / METRICS, []
     lock = tpu_mesh.take_folder(out)
     if tpu_mesh.checkpoints(out)[-1:] != [source] * bool(source):
@@ -829,11 +884,12 @@ def main():
     config, hyper, steps = settle(args, jax.default_backend(), data, meta)
     mesh = tpu_mesh.make_mesh(args.dp, args.fsdp, args.tp)
     tpu_mesh.check_divides(config, hyper.batch_size, hyper.grad_accum, args.dp, args.fsdp, args.tp)
-    say(f"model {args.model}: {num_params(config):,} parameters · mesh dp {args.dp} x fsdp {args.fsdp} x tp {args.tp} · "
-        f"{hyper.batch_size} x {data.block_size} = {hyper.batch_size * data.block_size:,} tokens a step · "
-        f"{steps} steps · data {args.data}")
+    rows, length = hyper.batch_size, data.block_size
+    say(f"model {args.model}: {num_params(config):,} parameters · mesh {show(mesh_of(args))} · "
+        f"{rows} x {length} = {rows * length:,} tokens a step · {steps} steps · data {args.data}")
     if source:
-        say(f"from {source}, " + (f"step {meta['step']}" if args.init_from == "resume" else "weights alone"))
+        resumed = args.init_from == "resume"
+        say(f"from {source}, " + (f"step {meta['step']}" if resumed else "weights alone"))
     say(*filter(None, [note, *remarks(args, config, hyper, steps, meta)]))
     run = Run(args, config, hyper, steps, data, mesh, source, meta)
     train(run)
@@ -845,7 +901,7 @@ def main():
 
 def finish(out, val, limit=20):
     """After a run on the miniature corpus: what it can do on held-out problems, greedily, and what to try next."""
-    for kind in (signal.SIGINT, signal.SIGTERM):        # all is saved: a signal ends this and the benchmark
+    for kind in (signal.SIGINT, signal.SIGTERM):    # all is saved: it ends this and the benchmark
         signal.signal(kind, lambda kind, frame: sys.exit(128 + kind))
     loss = "" if val is None else f"final val_loss {val:.3f}; "
     print(loss + "now held-out problems of miniature/mtpb.jsonl, turn by turn", flush=True)
@@ -878,7 +934,8 @@ def end_together(main):
         reason = str(error).splitlines()[0][:200]
         if "RESOURCE_EXHAUSTED" not in reason:
             raise
-        raise ValueError(f"the device has too little memory ({reason}): lower --batch_size, raise --grad_accum, add "
+        raise ValueError(f"the device has too little memory ({reason}): lower --batch_size, raise "
+                         "--grad_accum, add "
                          "--remat, or a mesh of more devices") from None
 
 

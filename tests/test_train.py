@@ -366,6 +366,13 @@ def start_two(*args):
                              text=True, env=environment(4)) for i in range(2)]
 
 
+def one_line_of_the_end(errors):
+    """Beside the progress bar, one line of ours and nothing of C++."""
+    lines = [line for line in re.split("[\r\n]", errors) if line.strip()]
+    others = [line for line in lines if "%|" not in line and not line.startswith("step ")]
+    return len(others) == 1 and "another process has ended" in others[0]
+
+
 def test_two_processes(tmp_path, tiny_data):
     """The losses of one process with 8 devices; a checkpoint that any number of devices reads; when one process is killed
     the other says so and ends; the same command resumes bit for bit; a SIGTERM to one saves and ends both."""
@@ -391,11 +398,17 @@ def test_two_processes(tmp_path, tiny_data):
     running(lead, 32)
     other.kill()
     _, errors = lead.communicate(timeout=60)
-    # Ours when a collective fails first, JAX's own when the heartbeats are missed first.
-    assert lead.returncode != 0 and re.search("another (process has ended|task died)", errors), errors
+    assert lead.returncode == 3 and one_line_of_the_end(errors), errors
     other.communicate()
     at, lost = int(tpu_mesh.checkpoints(two)[-1].name[5:]), losses(two)
     assert 20 <= at and at + 1 < len(lost)
+    lead, other = start_two(*train_args(tiny_data, two, 4000, *mesh, "--init_from", "resume"))
+    running(lead, len(lost) + 2)
+    lead.kill()                     # it is the one to which the others hold
+    shown, errors = other.communicate(timeout=60)
+    assert other.returncode == 3 and one_line_of_the_end(errors) and not shown, (shown, errors)
+    lead.communicate()
+    lost = losses(two)
     lead, other = start_two(*train_args(tiny_data, two, 4000, *mesh, "--init_from", "resume"))
     running(lead, len(lost) + 2)
     other.send_signal(signal.SIGTERM)
@@ -441,7 +454,8 @@ def test_bad_input_is_one_line_and_exit_code_2(tmp_path, tiny_data):
 
 @pytest.fixture
 def train_here(monkeypatch, tmp_path, tiny_data, capsys):
-    """train.py in this process, in tmp_path, where d is a link to the tiny data -> what it printed."""
+    """train.py in this process, in tmp_path, where d is a link to the tiny data -> what it
+    printed."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(train, "stop_on_signal", list)      # the signals belong to pytest
     Path("d").symlink_to(tiny_data)
@@ -454,7 +468,8 @@ def train_here(monkeypatch, tmp_path, tiny_data, capsys):
     return run_it
 
 
-SMALL = ("--data", "d", "--model", "0.1M", "--batch_size", 8, "--warmup_steps", 2, "--out_dir", "out")
+SMALL = ("--data", "d", "--model", "0.1M", "--batch_size", 8, "--warmup_steps", 2,
+         "--out_dir", "out")
 
 
 def refused(run_it, *args, words):
@@ -463,9 +478,10 @@ def refused(run_it, *args, words):
 
 
 def test_resume_alone_goes_on_bit_for_bit(train_here):
-    """Every setting differs from the preset's; none is said again. The straight run saves at 3 and ends at 6."""
-    flags = (*SMALL, "--lr_max", 1e-3, "--lr_end", 1e-5, "--weight_decay", 0.5, "--z_loss", 0, "--grad_clip", 0.3,
-             "--anneal_steps", 3, "--grad_accum", 2, "--seed", 7, "--steps", 6)
+    """Every setting differs from the preset's; none is said again. The straight run saves at 3 and
+    ends at 6."""
+    flags = (*SMALL, "--lr_max", 1e-3, "--lr_end", 1e-5, "--weight_decay", 0.5, "--z_loss", 0,
+             "--grad_clip", 0.3, "--anneal_steps", 3, "--grad_accum", 2, "--seed", 7, "--steps", 6)
     train_here(*flags, "--save_every", 3)
     want, final = losses("out"), weights("out")
     shutil.rmtree("out/step_00000006")
@@ -475,19 +491,23 @@ def test_resume_alone_goes_on_bit_for_bit(train_here):
 
 def test_what_a_resumed_run_does_otherwise_is_said_in_one_line_each(train_here):
     train_here(*SMALL, "--steps", 2)
-    shown = train_here("--init_from", "resume", "--steps", 4, "--lr_max", 1e-4, "--batch_size", 4, "--weight_decay", 0)
+    shown = train_here("--init_from", "resume", "--steps", 4, "--lr_max", 1e-4,
+                       "--batch_size", 4, "--weight_decay", 0)
     said = [line for line in shown.splitlines() if line.startswith("otherwise")]
     assert [line.split(": ")[1].split(" (")[0] for line in said] == [
         "batch_size 8 -> 4", "lr_max 0.006 -> 0.0001", "weight_decay 0.1 -> 0.0", "steps 2 -> 4"]
     meta = tpu_mesh.load_meta("out/step_00000004")
-    assert meta["hyper"]["lr_max"] == 1e-4 and meta["steps"] == 4 and meta["sequences"] == 2 * 8 + 2 * 4
+    assert (meta["hyper"]["lr_max"], meta["steps"], meta["sequences"]) == (1e-4, 4, 2 * 8 + 2 * 4)
 
 
 def test_another_batch_size_repeats_and_skips_no_sequence(train_here, monkeypatch):
-    read = []
-    real = train.get_sequences
-    monkeypatch.setattr(train, "get_sequences", lambda data, split, seed, first, size, *more: (
-        read.extend(range(first, first + size)) if split == "train" else None, real(data, split, seed, first, size, *more))[1])
+    read, real = [], train.get_sequences
+
+    def noted(data, split, seed, first, size, *more):
+        read.extend(range(first, first + size) if split == "train" else ())
+        return real(data, split, seed, first, size, *more)
+
+    monkeypatch.setattr(train, "get_sequences", noted)
     train_here(*SMALL, "--steps", 3)
     train_here("--init_from", "resume", "--batch_size", 6, "--steps", 5)
     train_here("--init_from", "resume", "--batch_size", 2, "--steps", 6)
@@ -495,10 +515,12 @@ def test_another_batch_size_repeats_and_skips_no_sequence(train_here, monkeypatc
 
 
 @pytest.mark.parametrize("flags, words", [
-    (("--data", "other"), "other data"), (("--seed", 3), "--seed 0"), (("--n_layer", 3), "--n_layer"),
-    (("--vocab_size", 2048), "--vocab_size"), (("--block_size", 16), "--block_size"), (("--model", "3M"), "--model 3M")])
+    (("--data", "other"), "other data"), (("--seed", 3), "--seed 0"),
+    (("--n_layer", 3), "--n_layer"), (("--vocab_size", 2048), "--vocab_size"),
+    (("--block_size", 16), "--block_size"), (("--model", "3M"), "--model 3M")])
 def test_a_flag_that_would_break_the_run_is_refused(train_here, tiny_data, flags, words):
-    """`other` has another byte somewhere, at the same length: the same name later on is other data, too."""
+    """`other` has another byte somewhere, at the same length: the same name later on is other data,
+    too."""
     train_here(*SMALL, "--steps", 2)
     shutil.copytree(tiny_data, "other")
     meta = json.loads(Path("other/meta.json").read_text())
@@ -535,7 +557,8 @@ def test_a_tokenizer_is_its_vocabulary_and_its_cutting(tmp_path):
     copy = shutil.copy(ROOT / "miniature" / "miniature.tiktoken", tmp_path / "own.tiktoken")
     assert data.get_tokenizer(copy).identity == miniature.identity
     assert dataclasses.replace(miniature, pattern=r"\S+|\s+").identity != miniature.identity
-    assert dataclasses.replace(miniature, vocab=miniature.vocab[::-1]).identity != miniature.identity
+    turned = dataclasses.replace(miniature, vocab=miniature.vocab[::-1])
+    assert turned.identity != miniature.identity
 
 
 # ---- whose folder it is
@@ -546,14 +569,16 @@ def test_a_folder_that_holds_a_run_is_never_taken_over(train_here):
     for source in ("scratch", "out", "out/step_00000002"):
         refused(train_here, *SMALL, "--init_from", source, words="already holds a run")
     refused(train_here, *SMALL[:-1], "out/step_00000002", words="a model's own folder")
-    assert losses("out") == before and [p.name for p in tpu_mesh.checkpoints("out")] == ["step_00000002"]
+    assert losses("out") == before
+    assert [p.name for p in tpu_mesh.checkpoints("out")] == ["step_00000002"]
 
 
 def test_two_processes_on_one_folder(train_here):
     """The lock is another process's; killed with -9 it lets go."""
-    program = f"import sys; sys.path.insert(0, {str(ROOT)!r})\nimport tpu_mesh\nlock = tpu_mesh.take_folder('out')\n" \
-              "print('taken', flush=True); sys.stdin.read()"
-    other = subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    program = f"import sys; sys.path.insert(0, {str(ROOT)!r})\nimport tpu_mesh\n" \
+              "lock = tpu_mesh.take_folder('out'); print('taken', flush=True); sys.stdin.read()"
+    other = subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE,
+                             stdout=subprocess.PIPE)
     assert other.stdout.readline() == b"taken\n"
     refused(train_here, *SMALL, "--steps", 2, words="written by another process")
     other.kill()
@@ -562,11 +587,14 @@ def test_two_processes_on_one_folder(train_here):
 
 
 def test_only_what_we_made_is_ours(train_here):
-    """Copies and a stranger's files stay, and are no checkpoint; leftovers of a killed run go at the next start."""
+    """Copies and a stranger's files stay, and are no checkpoint; leftovers of a killed run go at
+    the next start."""
     train_here(*SMALL, "--steps", 4, "--save_every", 2)
-    for name in ("step_00000002_good", "step_best", "step_99999999.bak", "step_123", "step_000000002"):
+    for name in ("step_00000002_good", "step_best", "step_99999999.bak", "step_123",
+                 "step_000000002"):
         shutil.copytree("out/step_00000002", f"out/{name}")
-    for name in ("step_00000006.tmp", "step_00000001.old", "step_00000001"):      # killed: writing, deleting (twice)
+    # Killed while writing, while deleting, and while deleting as an earlier version did.
+    for name in ("step_00000006.tmp", "step_00000001.old", "step_00000001"):
         shutil.copytree("out/step_00000002", f"out/{name}")
         Path(f"out/{name}/config.json").unlink()
     shutil.copytree("out/step_00000002", "out/step_00000009.tmp")
@@ -574,8 +602,8 @@ def test_only_what_we_made_is_ours(train_here):
     Path("out/step_00000077.tmp").write_text("a stranger's")
     train_here("--init_from", "resume", "--steps", 6, "--keep", 1)
     assert sorted(p.name for p in Path("out").glob("step_*")) == [
-        "step_000000002", "step_00000002_good", "step_00000006", "step_00000009.tmp", "step_00000077.tmp", "step_123",
-        "step_99999999.bak", "step_best"]
+        "step_000000002", "step_00000002_good", "step_00000006", "step_00000009.tmp",
+        "step_00000077.tmp", "step_123", "step_99999999.bak", "step_best"]
     assert len(losses("out")) == 6
 
 
@@ -600,7 +628,8 @@ def test_a_torn_line_of_metrics(train_here):
 def test_zero_switches_off(train_here):
     train_here(*SMALL, "--steps", 3, "--eval_every", 0, "--save_every", 0, "--grad_clip", 0)
     rows = [json.loads(line) for line in Path("out/metrics.jsonl").read_text().splitlines()]
-    assert not any("val_loss" in row for row in rows) and [p.name for p in tpu_mesh.checkpoints("out")] == ["step_00000003"]
+    assert not any("val_loss" in row for row in rows)
+    assert [p.name for p in tpu_mesh.checkpoints("out")] == ["step_00000003"]
 
 
 def test_no_clipping_leaves_gradients_as_they_are():
@@ -612,7 +641,8 @@ def test_no_clipping_leaves_gradients_as_they_are():
 
 def single(clip):
     hyper = dataclasses.replace(HYPER, grad_clip=clip)
-    return jax.jit(partial(train_step, config=TINY, hyper=hyper, n_tokens=8 * TINY.block_size))(fresh_state(), tokens_of())
+    step = partial(train_step, config=TINY, hyper=hyper, n_tokens=8 * TINY.block_size)
+    return jax.jit(step)(fresh_state(), tokens_of())
 
 
 def test_a_warm_up_fits_the_run_or_is_said():
@@ -629,7 +659,8 @@ def test_a_warm_up_fits_the_run_or_is_said():
 
 
 def test_products_are_bfloat16_on_an_accelerator_whatever_it_starts_from():
-    meta = dict(model=dataclasses.asdict(TINY), hyper=dataclasses.asdict(HYPER), recipe="toy", step=1)
+    meta = dict(model=dataclasses.asdict(TINY), hyper=dataclasses.asdict(HYPER), recipe="toy",
+                step=1)
     of = lambda platform, meta, *flags: train.settle(
         train.parse_args(["--model", "toy", *flags]), platform, None, meta)[0].dtype
     for start in ("scratch", "some-folder"):
@@ -644,12 +675,14 @@ def test_fine_tuning_keeps_the_models_context(train_here, tmp_path):
     for size in (64, 16):
         config = dataclasses.replace(train.CONFIGS["0.1M"], block_size=size)
         params = init_params(jax.random.key(0), config)
-        tpu_mesh.save_checkpoint(f"from{size}", 0, {f"params/{n}": a for n, a in params.items()},
-                                 dict(model=dataclasses.asdict(config), tokenizer="bytes", recipe="toy"))
-    shown = train_here("--init_from", "from64", "--data", "d", "--batch_size", 8, "--steps", 2, "--out_dir", "out")
+        meta = dict(model=dataclasses.asdict(config), tokenizer="bytes", recipe="toy")
+        arrays = {f"params/{n}": a for n, a in params.items()}
+        tpu_mesh.save_checkpoint(f"from{size}", 0, arrays, meta)
+    shown = train_here("--init_from", "from64", "--data", "d", "--batch_size", 8, "--steps", 2)
     assert "8 x 32 = 256 tokens a step" in shown
     assert tpu_mesh.load_meta("out/step_00000002")["model"]["block_size"] == 64
-    refused(train_here, "--init_from", "from16", "--data", "d", "--out_dir", "new", words="--block_size 16")
+    refused(train_here, "--init_from", "from16", "--data", "d", "--out_dir", "new",
+            words="--block_size 16")
     assert not Path("new").exists()
 
 
@@ -678,7 +711,8 @@ def test_from_gpt2_to_codegen_and_to_nothing_else(train_here, tmp_path):
 @pytest.mark.parametrize("flags, words", [
     (("--topology", "v4:2x2x2"), "--plan"), (("--search",), "--plan"), (("--plan",), "--topology"),
     (("--keep", "0"), "--keep"), (("--steps", "0"), "--steps"), (("--lr_max", "nan"), "--lr_max"),
-    (("--seed", str(2 ** 70)), "--seed"), (("--out_dir", ""), "--out_dir"), (("--dp", "-1"), "--dp")])
+    (("--seed", str(2 ** 70)), "--seed"), (("--out_dir", ""), "--out_dir"),
+    (("--dp", "-1"), "--dp")])
 def test_flags_that_cannot_be_honoured(flags, words, capsys):
     with pytest.raises(SystemExit) as end:
         train.parse_args(list(flags))
@@ -704,8 +738,8 @@ def test_every_flipped_bit_of_the_small_files_is_seen_or_means_nothing(tmp_path)
         config[i] ^= 1 << i % 7
         (folder / "config.json").write_bytes(config)
         try:
-            assert {k: v for k, v in tpu_mesh.load_meta(folder).items() if k in want and k != "crc32"} == {
-                k: v for k, v in want.items() if k != "crc32"}
+            got = tpu_mesh.load_meta(folder)
+            assert all(got[k] == want[k] for k in want if k != "crc32")
         except ValueError as error:
             assert "damaged" in str(error)
         config[i] ^= 1 << i % 7
@@ -728,8 +762,8 @@ def test_values_of_another_type_in_an_index_are_one_line(tmp_path):
     whole = json.loads((folder / "index_00000.json").read_text())
     damage(folder, lambda meta: meta.pop("files"))
     first = next(iter(whole))
-    for path in (("shape",), ("dtype",), ("shards",), ("shards", 0), ("shards", 0, "begin"), ("shards", 0, "shape"),
-                 ("shards", 0, "offset"), ("shards", 0, "crc32")):
+    for path in (("shape",), ("dtype",), ("shards",), ("shards", 0), ("shards", 0, "begin"),
+                 ("shards", 0, "shape"), ("shards", 0, "offset"), ("shards", 0, "crc32")):
         for wrong in WRONG:
             index = json.loads(json.dumps(whole))
             place = index[first]
@@ -746,12 +780,14 @@ def test_values_of_another_type_in_an_index_are_one_line(tmp_path):
 
 
 def test_values_of_another_type_in_a_config_are_one_line(train_here):
-    """For each value that a resumed run needs, every wrong kind; and what an earlier version did not write."""
+    """For each value that a resumed run needs, every wrong kind; and what an earlier version did
+    not write."""
     train_here(*SMALL, "--steps", 2)
     folder = Path("out/step_00000002")
     whole = (folder / "config.json").read_text()
-    for path in (("step",), ("num_processes",), ("tokenizer",), ("data",), ("recipe",), ("seed",), ("model",), ("hyper",),
-                 ("model", "n_layer"), ("model", "vocab_size"), ("hyper", "batch_size")):
+    for path in (("step",), ("num_processes",), ("tokenizer",), ("data",), ("recipe",), ("seed",),
+                 ("model",), ("hyper",), ("model", "n_layer"), ("model", "vocab_size"),
+                 ("hyper", "batch_size")):
         for wrong in WRONG:
             if (path[-1], wrong) == ("tokenizer", "x") or (path[-1], wrong) == ("data", "x"):
                 continue        # a text as it should be; that there is no such thing is found later
@@ -762,12 +798,14 @@ def test_values_of_another_type_in_a_config_are_one_line(train_here):
                     place = place[key]
                 place[path[-1]] = wrong         # noqa: B023
             damage(folder, change)
-            refused(train_here, "--init_from", "resume", "--steps", 3, words="config.json|weights alone")
+            refused(train_here, "--init_from", "resume", "--steps", 3, words="config.json|weights "
+                                                                             "alone")
             (folder / "config.json").write_text(whole)
     damage(folder, lambda meta: meta["model"].update(dropout=0.1))
     refused(train_here, "--init_from", "resume", "--steps", 3, words="dropout")
     (folder / "config.json").write_text(whole)
-    damage(folder, lambda meta: [meta.pop(k) for k in ("files", "steps", "sequences", "data_digest", "mesh")])
+    new = ("files", "steps", "sequences", "data_digest", "mesh")
+    damage(folder, lambda meta: [meta.pop(key) for key in new])
     train_here("--init_from", "resume", "--steps", 3)
     assert len(losses("out")) == 3
 
@@ -784,7 +822,8 @@ def test_a_tokenizer_outside_of_its_checkpoint_is_refused(tmp_path, name):
 
 @pytest.mark.parametrize("named, words", [
     (("word", 2, 0), "HOST:PORT"), (("host:0", 2, 0), "HOST:PORT"), (("host:x", 2, 1), "HOST:PORT"),
-    ((None, 2, 0), "need --coordinator"), ((None, None, 0), "need --coordinator"), (("host:1", 2, 2), "the last is 1")])
+    ((None, 2, 0), "need --coordinator"), ((None, None, 0), "need --coordinator"),
+    (("host:1", 2, 2), "the last is 1")])
 def test_processes_that_are_named_wrongly(named, words):
     with pytest.raises(ValueError, match=words):
         tpu_mesh.join(*named)
@@ -805,19 +844,22 @@ def test_others_that_do_not_come_are_named(process):
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         port = s.getsockname()[1]
-    program = f"import sys; sys.path.insert(0, {str(ROOT)!r})\nimport tpu_mesh; tpu_mesh.WAIT = 1\n" \
-              f"tpu_mesh.join('127.0.0.1:{port}', 2, {process})"
+    program = f"import sys; sys.path.insert(0, {str(ROOT)!r})\nimport tpu_mesh\n" \
+              f"tpu_mesh.WAIT = 1; tpu_mesh.join('127.0.0.1:{port}', 2, {process})"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     *before, line = done.stderr.strip().splitlines()
-    assert done.returncode == 2 and "waited 1 seconds for" in line and f"127.0.0.1:{port}" in line, done.stderr
+    assert done.returncode == 2 and "waited 1 seconds for" in line, done.stderr
+    assert f"127.0.0.1:{port}" in line
     assert all(said.startswith("# waiting for") for said in before)
 
 
 @pytest.mark.parametrize("platform", ["tpu", "cuda", "nonsense"])
 def test_a_device_that_is_not_there_is_one_line(platform, tmp_path):
-    done = subprocess.run([sys.executable, ROOT / "train.py", "--out_dir", tmp_path / "x"], capture_output=True, text=True,
+    done = subprocess.run([sys.executable, ROOT / "train.py", "--out_dir", tmp_path / "x"],
+                          capture_output=True, text=True,
                           env=environment() | dict(JAX_PLATFORMS=platform))
-    assert done.returncode == 2 and f"JAX_PLATFORMS is {platform}" in done.stderr and "Traceback" not in done.stderr
+    assert done.returncode == 2 and f"JAX_PLATFORMS is {platform}" in done.stderr, done.stderr
+    assert done.stderr.count("\n") == 1
 
 
 def test_a_signal_ends_the_closing_benchmark(tmp_path):
