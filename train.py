@@ -374,7 +374,7 @@ FLAGS = {                   # of Config and Hyper: what reads the value
     **dict.fromkeys(("batch_size", "grad_accum"), COUNT),
     "rotary_dim": whole(0, 2 ** 20), "vocab_size": whole(1, 2 ** 24),
     **dict.fromkeys(("warmup_steps", "anneal_steps"), whole(0, MOST)),
-    **dict.fromkeys(("lr_max", "lr_end", "weight_decay", "grad_clip", "z_loss"), number(0, 1e30))}
+    **dict.fromkeys(("lr_max", "lr_end", "weight_decay", "grad_clip", "z_loss"), number(0))}
 HELP = dict(
     batch_size="sequences a step (default: the preset's)",
     grad_accum="parts of a batch, one after another (default 1, on a CPU as many as keep a layer "
@@ -652,8 +652,7 @@ def settings(args, config, hyper, steps):
 
 
 def remarks(args, config, hyper, steps, meta):
-    """Lines to say: what a resumed run does otherwise, and a warm-up that was scaled or never
-    ends."""
+    """Lines to say: what a resumed run does otherwise; a warm-up that was scaled or never ends."""
     now = settings(args, config, hyper, steps)
     if args.init_from == "resume":
         before = now | dataclasses.asdict(hyper_of(meta))
@@ -707,8 +706,7 @@ class Run:
     stand in the order in which a step calls them."""
 
     def __init__(self, args, config, hyper, steps, data, mesh, source, meta):
-        """Take the folder and place the state: fresh, a checkpoint's, or fresh with the weights of
-        one."""
+        """Take the folder, place the state: fresh, a checkpoint's, or fresh with its weights."""
         self.args, self.config, self.hyper, self.steps, self.data = args, config, hyper, steps, data
         self.out, self.lead = Path(args.out_dir), jax.process_index() == 0
         self.mesh, self.peak = mesh, tpu_mesh.peak_flops(mesh)
@@ -753,8 +751,7 @@ class Run:
         self.pending = (self.done, metrics)
 
     def read_metrics(self):
-        """Fetch the metrics of the last step, waiting for it, and write them down. A NaN ends the
-        run."""
+        """Wait for the metrics of the last step, and write them down. A NaN ends the run."""
         if not self.pending:
             return
         (step, metrics), self.pending = self.pending, None
@@ -788,13 +785,12 @@ class Run:
         self.val = float(np.mean([float(self.eval_fn(params, batch)) for batch in batches]))
         metrics["val_loss"] = self.val
         if self.lead:
-            self.bar.write(f"step {self.done:>6}  loss {float(metrics['loss']):.3f}  val_loss "
-                           f"{self.val:.3f}  "
-                           f"norm {float(metrics['grad_norm']):.2f}")
+            loss, norm = float(metrics["loss"]), float(metrics["grad_norm"])
+            self.bar.write(f"step {self.done:>6}  loss {loss:.3f}  val_loss {self.val:.3f}  "
+                           f"norm {norm:.2f}")
 
     def signal_of(self, asked):
-        """The signal by which one of the processes was asked to stop, or 0: they agree on it now
-        and then."""
+        """The signal that asked one of the processes to stop, or 0; they agree now and then."""
         if jax.process_count() > 1 and self.done % AGREE:
             return 0
         stop = tpu_mesh.agree(asked[0] if asked else 0)
@@ -817,8 +813,7 @@ class Run:
             [self.data.tokenizer] if custom else [])
 
     def finish_save(self):
-        """Wait for the write of the last checkpoint. If it failed the run ends here, in one
-        line."""
+        """Wait until the last checkpoint is written. If that failed the run ends, in one line."""
         wait, self.wait_for_save = self.wait_for_save, lambda: None
         wait()
 
@@ -826,9 +821,11 @@ class Run:
         """The end before the end, by a signal."""
         self.finish_save()
         self.bar.close()
-        say(f"stopped after step {self.done}, saved. The same command with --init_from resume goes "
-            "on"
-            if self.done < self.steps else f"all {self.steps} steps are done and saved")
+        if self.done < self.steps:
+            say(f"stopped after step {self.done}, saved. The same command with --init_from resume "
+                "goes on")
+        else:
+            say(f"all {self.steps} steps are done and saved")
         raise SystemExit(128 + stop)
 
 
