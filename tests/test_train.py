@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import time
+import types
 from functools import partial
 from pathlib import Path
 
@@ -878,3 +879,32 @@ train.finish(pathlib.Path({str(tmp_path)!r}), None)
     assert p.wait(timeout=30) == 128 + signal.SIGTERM
     with pytest.raises(ProcessLookupError):
         os.kill(child, 0)
+
+
+def test_processes_that_slurm_started_look_for_each_other(tmp_path):
+    """As srun names them: process 1 of 2 waits for the first. By sbatch alone: said, and alone."""
+    program = f"import sys; sys.path.insert(0, {str(ROOT)!r})\nimport tpu_mesh\n" \
+              "tpu_mesh.WAIT = 1; tpu_mesh.join(); print('alone')"
+    task = dict(SLURM_JOB_ID="5", SLURM_NTASKS="2", SLURM_PROCID="1", SLURM_LOCALID="1")
+    by_srun, by_sbatch = (subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True,
+        env=environment() | task | more) for more in (dict(SLURM_STEP_NODELIST="localhost"), {}))
+    assert by_srun.returncode == 2 and "waited 1 seconds for the other processes" in by_srun.stderr
+    assert by_sbatch.stdout == "alone\n" and "SLURM_NTASKS is 2" in by_sbatch.stderr
+
+
+def test_the_cpu_is_named_where_libtpu_would_look_for_a_tpu(monkeypatch):
+    named = []
+    config = types.SimpleNamespace(jax_platforms=None, update=lambda *what: named.append(what))
+    monkeypatch.setattr(tpu_mesh, "jax", types.SimpleNamespace(config=config))
+    monkeypatch.setattr(tpu_mesh, "Path", lambda name: types.SimpleNamespace(glob=lambda what: []))
+    for there in ({"libtpu", "jax_plugins"}, set()):        # a GPU's plug-in, or nothing
+        monkeypatch.setattr(tpu_mesh.importlib.util, "find_spec", lambda n: n in there)  # noqa: B023
+        tpu_mesh.name_platform()
+    assert not named
+    monkeypatch.setattr(tpu_mesh.importlib.util, "find_spec", lambda name: name == "libtpu")
+    tpu_mesh.name_platform()
+    assert named == [("jax_platforms", "cpu")]
+    config.jax_platforms = "tpu"                            # its owner has said it
+    tpu_mesh.name_platform()
+    assert len(named) == 1
