@@ -436,7 +436,8 @@ def test_a_read_only_folder(tmp_path, tiny_data):
 
 
 def test_nan_stops_the_run_and_names_the_step(tmp_path, tiny_data):
-    done = run("train.py", *train_args(tiny_data, tmp_path / "n", 20, "--lr_max", "1e9", "--grad_clip", "1e9"), ok=False)
+    flags = train_args(tiny_data, tmp_path / "n", 20, "--lr_max", "1e9", "--grad_clip", "1e9")
+    done = run("train.py", *flags, ok=False)
     assert done.returncode == 1 and re.search(r"step \d+: loss", done.stderr) and "Traceback" not in done.stderr
 
 
@@ -899,7 +900,7 @@ def test_the_cpu_is_named_where_libtpu_would_look_for_a_tpu(monkeypatch):
     monkeypatch.setattr(tpu_mesh, "jax", types.SimpleNamespace(config=config))
     monkeypatch.setattr(tpu_mesh, "Path", lambda name: types.SimpleNamespace(glob=lambda what: []))
     for there in ({"libtpu", "jax_plugins"}, set()):        # a GPU's plug-in, or nothing
-        monkeypatch.setattr(tpu_mesh.importlib.util, "find_spec", lambda n: n in there)  # noqa: B023
+        monkeypatch.setattr(tpu_mesh.importlib.util, "find_spec", there.__contains__)
         tpu_mesh.name_platform()
     assert not named
     monkeypatch.setattr(tpu_mesh.importlib.util, "find_spec", lambda name: name == "libtpu")
