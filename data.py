@@ -22,6 +22,7 @@ import shutil
 import signal
 import stat
 import threading
+import zlib
 from pathlib import Path
 
 from harness.cli import CORES, PROJECT, cli, one_line_errors
@@ -65,6 +66,14 @@ class Tokenizer:
     bpe: object = None       # tiktoken.Encoding, or None for plain bytes
     endless: object = ENDLESS
     runs: dict = dataclasses.field(default_factory=dict)  # text -> id of the whitespace runs
+    pattern: str = ""        # how the text is cut before the merges
+
+    @property
+    def identity(self):
+        """A digest of vocabulary and cutting: tokenizers that share it give the same ids, whatever
+        their names."""
+        said = [self.pattern, sorted(self.runs), self.eot, [token.hex() for token in self.vocab]]
+        return hashlib.sha256(json.dumps(said).encode()).hexdigest()
 
     @property
     def n_vocab(self):
@@ -115,17 +124,18 @@ def get_tokenizer(name):
         gpt2 = gpt2_arguments()
         vocab = [*gpt2["mergeable_ranks"], END_OF_TEXT]
         if name == "gpt2":
-            return Tokenizer(name, vocab, 50256, tiktoken.Encoding(**gpt2))
+            return Tokenizer(name, vocab, 50256, tiktoken.Encoding(**gpt2), pattern=gpt2["pat_str"])
         runs = {run: 50257 + i for i, run in enumerate(RUNS)}
         ranks = gpt2["mergeable_ranks"] | runs
         bpe = tiktoken.Encoding(name, pat_str=CODEGEN_PATTERN, mergeable_ranks=ranks, special_tokens={})
-        return Tokenizer(name, vocab + RUNS, 50256, bpe, CODEGEN_ENDLESS, {run.decode(): i for run, i in runs.items()})
+        runs = {run.decode(): i for run, i in runs.items()}
+        return Tokenizer(name, vocab + RUNS, 50256, bpe, CODEGEN_ENDLESS, runs, CODEGEN_PATTERN)
     path = PROJECT / "miniature" / "miniature.tiktoken" if name == "miniature" else Path(name)
     if path.suffix != ".tiktoken":
         raise ValueError(f"unknown tokenizer {name!r}: use gpt2, codegen, bytes, miniature or a .tiktoken file")
     ranks = read_tiktoken(path)
     bpe = tiktoken.Encoding(name, pat_str=PATTERN, mergeable_ranks=ranks, special_tokens={})
-    return Tokenizer(name, list(ranks) + [END_OF_TEXT], len(ranks), bpe)
+    return Tokenizer(name, list(ranks) + [END_OF_TEXT], len(ranks), bpe, pattern=PATTERN)
 
 
 def gpt2_arguments():
@@ -436,7 +446,9 @@ class ShardWriter:
         self.file.truncate(2 * (sequences * self.block_size + 1))
         self.file.close()
         if sequences:
-            self.shards.append({"file": Path(self.file.name).name, "sequences": sequences})
+            crc32 = zlib.crc32(np.fromfile(self.file.name, np.uint8))
+            name = Path(self.file.name).name
+            self.shards.append({"file": name, "sequences": sequences, "crc32": crc32})
             self.sequences += sequences
         else:
             os.unlink(self.file.name)
@@ -530,6 +542,12 @@ class Data:
     shards: dict    # split -> list of uint16 arrays
     starts: dict    # split -> number of the first sequence of each shard, and the number of all at the end
 
+    @property
+    def digest(self):
+        """A digest of what meta.json says, the shards' checksums with it: what the data is,
+        wherever it lies."""
+        return hashlib.sha256(json.dumps(self.meta, sort_keys=True).encode()).hexdigest()
+
 
 def open_data(spec):
     """A folder made by `prepare`, or "miniature:mono", "miniature:multi", "miniature:nl" -> Data.
@@ -601,11 +619,19 @@ def permute(index, n, key):
 
 
 def get_batch(data, split, seed, step, batch_size, process_id=0, num_processes=1):
-    """Batch number `step` -> int32 (batch_size // num_processes, block_size + 1), for x = b[:, :-1], y = b[:, 1:].
+    """Batch number `step` of a run whose batches are all of one size; else as get_sequences."""
+    first = step * batch_size
+    return get_sequences(data, split, seed, first, batch_size, process_id, num_processes)
 
-    A function of its arguments and nothing else: no loader state to save. The steps read the sequences of the split in
-    an order drawn anew for each epoch, each once an epoch; a batch may run over the end of an epoch, or be longer than
-    one. The processes' parts, one after the other, are the batch that a single process reads.
+
+def get_sequences(data, split, seed, first, batch_size, process_id=0, num_processes=1):
+    """The `batch_size` sequences from number `first` on -> int32 (batch_size // num_processes,
+    block_size + 1), for x = b[:, :-1], y = b[:, 1:].
+
+    A function of its arguments and nothing else: no loader state to save but a number. The
+    sequences of the split come in an order drawn anew for each epoch, each once an epoch; a batch
+    may run over the end of an epoch, or be longer than one. The processes' parts, one after the
+    other, are the batch that a single process reads.
     """
     if batch_size % num_processes or not 0 <= process_id < num_processes:
         raise ValueError(f"batch_size {batch_size} does not divide over {num_processes} processes")
@@ -613,7 +639,7 @@ def get_batch(data, split, seed, step, batch_size, process_id=0, num_processes=1
     if not n:
         raise ValueError(f"{data.folder} has no {split} sequences: prepare it with --val_fraction above 0")
     local = batch_size // num_processes
-    epoch, place = np.divmod(step * batch_size + process_id * local + np.arange(local), n)
+    epoch, place = np.divmod(first + process_id * local + np.arange(local), n)
     row = np.empty(local, np.int64)
     for e in np.unique(epoch):
         row[epoch == e] = permute(place[epoch == e], n, (seed, int(e)))

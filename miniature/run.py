@@ -55,12 +55,12 @@ def train_job(size, kind, plan, out):
     start, steps = out / f"{size}-{PARENT[kind]}" if PARENT[kind] else "scratch", steps_of(plan, size, kind)
     command = lambda: python(
         "train.py", "--model", size, "--data", f"miniature:{kind}", "--out_dir", folder, "--steps", steps,
-        "--init_from", "resume" if list(folder.glob("step_*")) else start, "--batch_size", TOKENS // 256,
+        "--init_from", "resume" if list(folder.glob("step_????????")) else start, "--batch_size", TOKENS // 256,
         "--warmup_steps", 30, "--eval_every", 25, "--save_every", 100, "--keep", 1, "--no-benchmark")
 
     def collect():
         rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-        newest = max(folder.glob("step_*"), key=lambda p: p.name)
+        newest = max(folder.glob("step_????????"), key=lambda p: p.name)
         return dict(model=json.loads((newest / "config.json").read_text())["model"], tokens_per_step=TOKENS,
                     curve=[[r["step"], round(r["loss"], 4), round(r["val_loss"], 4)] for r in rows if "val_loss" in r])
 
