@@ -183,7 +183,20 @@ def nasty(tmp_path):
     (top / "huge_line.py").write_text("x" * 10 ** 7)
     (top / "one_long.py").write_text("x = 1\n" * 100 + "y" * 1001 + "\n")
     (top / "digits.py").write_text("0123456789abcdef\n" * 9)
-    (top / "too_large.py").write_bytes(b"x = 1\n" * (data.MAX_FILE // 6 + 1))
+    (top / "nul.py").write_bytes(b"x = 1\0\n")
+    (top / "zeros.py").write_bytes(b"\0" * 60)
+    (top / "program.py").write_bytes(b"\x7fELF\0\0\xff\xfe")
+    (top / "utf16_without_mark.py").write_bytes(stays[4].encode("utf-16-le"))
+    (top / "later").mkdir()
+    (top / "later" / "windows.py").write_bytes(stays[5].replace("\n", "\r\n").encode())
+    (top / "later" / "mark.py").write_bytes(stays[6].encode("utf-8-sig"))
+    (top / "later" / "utf16.py").write_bytes(stays[7].encode("utf-16"))
+    (top / "later" / "utf32.py").write_bytes(stays[8].encode("utf-32"))
+    (top / "half_utf16.py").write_bytes(stays[9].encode("utf-16")[:-1])
+    for folder in (".git", "node_modules/x", "deep/__pycache__", "my_venv/lib"):
+        (top / folder).mkdir(parents=True)
+        (top / folder / "theirs.py").write_text(f"theirs = {folder!r}\n")
+    (top / "my_venv" / "pyvenv.cfg").touch()
     (top / "notes.txt").write_text("not python\n")
     (top / "loop").symlink_to(top)
     (top / "self.py").symlink_to(top / "self.py")
@@ -193,8 +206,8 @@ def nasty(tmp_path):
     os.symlink("/proc/self/mem", top / "no_read.py")  # opens, but cannot be read, whoever asks
     (top / os.fsdecode(b"odd\xff\nname.py")).write_text("odd = 1\n")
     stays.append("odd = 1\n")
-    return top, stays, {"extension": 1, "unreadable": 4, "too_large": 1, "empty": 2, "not_utf8": 1, "average_line": 1,
-                        "longest_line": 1, "digits": 1, "duplicate": 1}
+    return top, stays, {"extension": 1, "unreadable": 4, "empty": 2, "nul_byte": 4, "not_utf8": 2,
+                        "average_line": 1, "longest_line": 1, "digits": 1, "duplicate": 5}
 
 
 def documents_of(folder):
@@ -218,6 +231,9 @@ def test_prepare_survives_a_nasty_folder_and_its_numbers_add_up(nasty, tmp_path,
     assert result.stdout.startswith("data.py: CPU, 2 processes\n")
     meta = json.loads((out / "meta.json").read_text())
     assert meta["dropped"] == reasons
+    assert meta["passed_over"] == {
+        ".git": 1, "__pycache__": 1, "node_modules": 1, "virtual environment": 1}
+    assert "passed over: .git 1, __pycache__ 1, node_modules 1, virtual environment 1" in result.stdout
     assert meta["files_seen"] == meta["kept"] + sum(meta["dropped"].values()) and meta["kept"] == len(stays)
     assert meta["documents"]["train"] + meta["documents"]["val"] == meta["kept"] and meta["documents"]["val"] == 3
     t = data.get_tokenizer(out / "small.tiktoken")                    # the folder holds its own copy
@@ -348,6 +364,7 @@ def test_bad_input_is_one_line_and_overwrites_nothing(tmp_path):
             ([*ok, tmp_path / "o", "--val_fraction", 1], "val_fraction"),
             ([*ok, tmp_path / "o", "--block_size", 0], "block_size"), ([*ok, tmp_path / "o", "--tokenizer", "x"], "x"),
             ([*ok, tmp_path / "o", "--extensions", ".txt"], "no .txt file"), ([], "required"),
+            ([*ok, tmp_path / "o", "--extensions", ".txt"], "dropped: extension 1"),
             ([*ok, tmp_path / "o", "--extensions", ".rs,.py", "--language_prefix"], ".rs"),
             (["prepare", "--tokenizer", "bytes", "--input", empty, "--out", tmp_path / "o"], "no .py file"),
             (["prepare", "--input", tmp_path / "none", "--out", tmp_path / "o"], "no such folder"),
