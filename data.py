@@ -469,7 +469,7 @@ def what_was_there(files, folders):
 def check_files(paths):
     """Worker, first visit: [path] -> [(path, reason, digest, pieces)]."""
     found = []
-    for path in paths:
+    for path in paths if not told_to_stop() else []:
         try:
             with open(path, "rb") as file:
                 found.append((path, *inspect(file)))
@@ -492,17 +492,24 @@ def tokenize_pieces(jobs):
     """Worker, second visit: [(path, place, digest, prefix)] -> [(path, uint16 ids)], None for the
     ids where the file has changed since."""
     documents = []
-    for path, place, digest, prefix in jobs:
+    for path, place, digest, prefix in jobs if not told_to_stop() else []:
         text = read_piece(path, place, digest)
         ids = None if text is None else np.array(WORKER.encode(prefix + text), np.uint16)
         documents.append((path, ids))
     return documents
 
 
-def start_worker(tokenizer):
+STOP = WORKER = None    # of a worker: set when the run is over before its end; its tokenizer
+
+
+def told_to_stop():
+    return STOP is not None and STOP.is_set()
+
+
+def start_worker(tokenizer, stop):
     """Runs once in each worker, which leaves when its parent was killed."""
-    global WORKER
-    WORKER = get_tokenizer(tokenizer)
+    global STOP, WORKER
+    STOP, WORKER = stop, get_tokenizer(tokenizer)
     parent = multiprocessing.parent_process()
     threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
 
@@ -563,7 +570,9 @@ def prepare_documents(paths, tokenizer, workers, language_prefix, files, total):
 
     changed = set()
     context = multiprocessing.get_context("spawn")  # fork would copy the caller's threads and locks
-    pool = concurrent.futures.ProcessPoolExecutor(workers, context, start_worker, (tokenizer,))
+    stop = context.Event()
+    pool = concurrent.futures.ProcessPoolExecutor(
+        workers, context, start_worker, (tokenizer, stop))
     with tqdm(total=total, unit=" files", desc="filter, tokenize") as bar:
         try:
             with signals_wait():
@@ -576,14 +585,13 @@ def prepare_documents(paths, tokenizer, workers, language_prefix, files, total):
                     elif path not in changed:
                         changed.add(path)
                         files["unreadable"] += 1
-        except BaseException as error:
-            for process in multiprocessing.active_children():
+        except concurrent.futures.BrokenExecutor:
+            for process in multiprocessing.active_children():   # the others, for which it waits
                 process.kill()
-            if isinstance(error, concurrent.futures.BrokenExecutor):
-                raise ValueError("a process that tokenizes was killed, perhaps for lack of memory: "
-                                 "try fewer --workers") from None
-            raise
+            raise ValueError("a process that tokenizes was killed, perhaps for lack of memory: try "
+                             "fewer --workers") from None
         finally:
+            stop.set()
             pool.shutdown(cancel_futures=True)
 
 
@@ -629,11 +637,11 @@ def check_ours(folder):
 
 
 @contextlib.contextmanager
-def unfinished_folder(folder):
+def unfinished_folder(folder, is_out):
     """A folder for the time of writing: what a killed run left in it goes. If this one fails, too,
-    nothing stays."""
+    nothing stays but an `out` that was there before."""
     marker = folder / MARKER
-    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    made = [] if is_out else [folder, *(path for path in folder.parents if not path.exists())]
     folder.mkdir(parents=True, exist_ok=True)
     with open(marker, "w") as lock:
         try:
@@ -722,7 +730,7 @@ def pack(documents, out, tokenizer, block_size, val_fraction, seed, n_buckets=1,
     if tokenizer.n_vocab > 65536:
         raise ValueError(f"tokenizer {tokenizer.name} has {tokenizer.n_vocab} ids, shards of uint16 hold 65536 at most")
     out, folder = settle_out(out)
-    with unfinished_folder(folder):
+    with unfinished_folder(folder, is_out=folder == out):
         rng = np.random.default_rng(seed)
         n_documents = n_tokens = 0
         for ids in documents:

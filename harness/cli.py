@@ -104,12 +104,12 @@ def signals_end_once():
 
 @contextlib.contextmanager
 def signals_wait():
-    """Inside, SIGINT and SIGTERM are only noted; they count when the block ends. A process started
-    inside never sees Ctrl-C, which a terminal sends to all of a command: its parent ends it."""
-    came = []
-    before = {each: signal.signal(each, lambda number, _: came.append(number))
-              for each in (signal.SIGINT, signal.SIGTERM)}
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])        # a child inherits it
+    """Inside, SIGINT and SIGTERM are only noted; they count when the block ends. Processes started
+    inside are deaf to both, which a terminal or a supervisor sends to all of a command: their parent
+    ends them, because one that dies halfway through an answer would be waited for."""
+    came, both = [], (signal.SIGINT, signal.SIGTERM)
+    before = {each: signal.signal(each, lambda number, _: came.append(number)) for each in both}
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, both)       # a child inherits it
     try:
         yield
     finally:
