@@ -105,7 +105,7 @@ def signals_end_once():
 @contextlib.contextmanager
 def signals_wait():
     """Inside, SIGINT and SIGTERM are only noted; they count when the block ends. Processes started
-    inside are deaf to both, which a terminal or a supervisor sends to all of a command: their parent
+    inside are deaf to both, which a terminal or a supervisor sends to a whole command: their parent
     ends them, because one that dies halfway through an answer would be waited for."""
     came, both = [], (signal.SIGINT, signal.SIGTERM)
     before = {each: signal.signal(each, lambda number, _: came.append(number)) for each in both}
