@@ -1,6 +1,6 @@
 """From source files to batches: tokenizers, the paper's five steps of preparation (section 2.1), batches by step.
 
-    python data.py prepare --input PATH ... --out DIR    filter, deduplicate, tokenize, shuffle, pack
+    python data.py prepare --input PATH ... --out DIR   filter, deduplicate, tokenize, shuffle, pack
     python data.py train-bpe --input PATH ... --vocab_size N --out FILE.tiktoken
 
 Only numpy and tiktoken are imported, never jax: the worker processes of `prepare` start in a blink.
@@ -426,7 +426,7 @@ def walk(inputs, skip=(), folders=None):
 
 
 def ends_in(path, endings):
-    """Whether a file is chosen: by its name's end (".d.ts", or "py"), or by all of it ("Makefile")."""
+    """Whether a file is chosen: by its name's end (".d.ts", "py"), or by all of it ("Makefile")."""
     name = os.path.basename(path).lower()
     return any(name.endswith("." + ending.lstrip(".")) or name == ending for ending in endings)
 

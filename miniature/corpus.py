@@ -433,10 +433,12 @@ def documents(kind, seed, n):
 def parser():
     """The command line."""
     p = one_line_errors(argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False))
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False))
     p.add_argument("--kind", default="mono", choices=KINDS, help="which corpus (default mono)")
     p.add_argument("--seed", type=flags.whole(0), default=0, help="of the documents (default 0)")
-    p.add_argument("--n", type=flags.whole(0), default=20, help="how many documents (default 20; 0: none)")
+    p.add_argument("--n", type=flags.whole(0), default=20,
+                   help="how many documents (default 20; 0: none)")
     p.add_argument("--tokenizer", action="store_true",
                    help="learn miniature.tiktoken from the three corpora, and exit")
     return p

@@ -17,7 +17,7 @@ sys.path.insert(0, str(HERE.parent))
 
 from harness import flags  # noqa: E402
 from harness.cli import cli, one_line_errors  # noqa: E402
-from harness.files import read_lines  # noqa: E402
+from harness.files import check, read_lines  # noqa: E402
 
 from humaneval import estimate_pass_at_k  # noqa: E402
 from model import Config, flops_per_token, num_params  # noqa: E402
@@ -37,6 +37,8 @@ class Results:
 
     def __init__(self, path):
         lines = [line for _, line in read_lines(path)]
+        for line in lines:
+            check(line, {"job": str}, f"{path} is damaged: of a line ")
         if not lines or lines[0].get("job") != "settings":
             raise ValueError(f"{path} does not begin with a run's settings: make it with "
                              "bash miniature/run.sh")
@@ -159,8 +161,10 @@ def in_words(said, scale=100):
 
 
 def power_law(compute, loss):
-    """L = a C^-b, which no point lies below -> (a, b, C of the frontier, L there). Its slope is fitted to
-    the frontier, at each compute the best loss that any model had by then; then it is moved down."""
+    """L = a C^-b, which no point lies below -> (a, b, C of the frontier, L there).
+
+    Its slope is fitted to the frontier, at each compute the best loss that any model had by then;
+    then it is moved down."""
     order = np.argsort(compute)
     compute, loss = np.asarray(compute)[order], np.asarray(loss)[order]
     best = loss <= np.minimum.accumulate(loss)
@@ -246,7 +250,8 @@ def value_table(r):
     rows = []
     for kind, name in kinds.items():
         which = np.array([p["description"].startswith(kind + ",") for p in problems])
-        cells = [NOT_MEASURED if (rate := r.mtpb(s, "mono")) is None else rates_of(rate[which]) for s in r.sizes]
+        rates = [r.mtpb(s, "mono") for s in r.sizes]
+        cells = [NOT_MEASURED if rate is None else rates_of(rate[which]) for rate in rates]
         rows.append([f"{name} ({which.sum()} problems)", *cells])
     return table(["the first prompt gives", *map(r.label, r.sizes)], rows)
 
@@ -272,9 +277,12 @@ def claims(r):
     def row(claim, paper, said, scale=100, holds=None):
         rows.append([claim, paper, in_words(said, scale), holds or verdict(said)])
 
-    row("mini-HumanEval: a larger model solves more (pass@1)", family(PAPER_HUMANEVAL), differences(larger(pass1)))
-    row("mini-HumanEval: MULTI beats NL", "16.1B: 18.3 against 14.2 %", differences(better(pass1, "multi", "nl")))
-    row("mini-HumanEval: MONO beats MULTI", "16.1B: 29.28 against 18.3 %", differences(better(pass1, "mono", "multi")))
+    row("mini-HumanEval: a larger model solves more (pass@1)", family(PAPER_HUMANEVAL),
+        differences(larger(pass1)))
+    row("mini-HumanEval: MULTI beats NL", "16.1B: 18.3 against 14.2 %",
+        differences(better(pass1, "multi", "nl")))
+    row("mini-HumanEval: MONO beats MULTI", "16.1B: 29.28 against 18.3 %",
+        differences(better(pass1, "mono", "multi")))
     said = []
     for s in r.sizes:       # two groups of different problems: their errors add up
         ppl, passed = r.humaneval_perplexity(s)
@@ -283,8 +291,10 @@ def claims(r):
             said.append((r.label(s), a - b, np.hypot(sa, sb)))
     row("Problems that are passed have prompts of lower perplexity (not passed minus passed)", "lower for every size", said, 1)
     row("mini-MTPB: a larger model solves more", family(PAPER_MTPB), differences(larger(r.mtpb)))
-    row("mini-MTPB: MULTI beats NL", "no confirmed figure", differences(better(r.mtpb, "multi", "nl")))
-    row("mini-MTPB: MONO beats MULTI", "no confirmed figure", differences(better(r.mtpb, "mono", "multi")))
+    row("mini-MTPB: MULTI beats NL", "no confirmed figure",
+        differences(better(r.mtpb, "multi", "nl")))
+    row("mini-MTPB: MONO beats MULTI", "no confirmed figure",
+        differences(better(r.mtpb, "mono", "multi")))
     row("Said turn by turn a problem is solved more often than said at once",
         "350M: 16.98 against 5.75 %; 16.1B: 47.34 against 38.74 %",
         differences((r.label(s), r.mtpb(s, "mono", "multi"), r.mtpb(s, "mono", "single")) for s in r.sizes))
@@ -304,7 +314,7 @@ def claims(r):
 
 
 def not_monotone(r):
-    """Where the order of sizes or corpora is broken, and whether within the error of the difference."""
+    """Where the order of sizes or corpora is broken, and whether within the difference's error."""
     found = []
     measured = {f"mini-HumanEval pass@{k}": lambda s, kind, k=k: r.humaneval(s, kind, k)[0]
                 for k in (1, 10, 100)} | {"mini-MTPB": r.mtpb}
@@ -457,8 +467,8 @@ def text(r):
     samples = ", ".join(f"{n} at temperature {t}" for t, n in s["humaneval_n"].items())
     mtpb_top, humaneval_top = percent(r.mtpb(r.sizes[-1], "mono")), percent(r.humaneval(r.sizes[-1], "mono", 1)[0])
     broken, missing = "; ".join(not_monotone(r)), ", ".join(not_measured(r))
-    looked = ("The order of sizes and of corpora, in mini-HumanEval's pass@1, pass@10 and pass@100 and in "
-              "mini-MTPB's pass rate")
+    looked = ("The order of sizes and of corpora, in mini-HumanEval's pass@1, pass@10 and pass@100 "
+              "and in mini-MTPB's pass rate")
     order = f"{looked}, is broken here: {broken}." if broken else f"{looked}, is broken nowhere."
     n_sizes = {1: "one size", 2: "two sizes", 3: "three sizes", 4: "four sizes"}[len(r.sizes)]
     law = NOT_MEASURED
@@ -469,30 +479,32 @@ def text(r):
     if first:       # a largest model that was trained on, since at the others' number of steps it was not done
         rates = r.rates(f"early mtpb {r.sizes[-1]} mono multi")
         step, _, loss = first["curve"][-1]
-        early = (f"MONO {top} was resumed: after {step} steps its loss was {loss:.3f} and its pass rate on mini-MTPB "
-                 f"{percent(rates)} %; it is the one size that did not see the same tokens as the others. ")
-    quick = (f"> **A quick run** (`--quick`): {n_sizes} and fewer problems and samples. It shows that "
-             "all works; the figures to read are those of the full run.\n\n") if s["quick"] else ""
+        early = (f"MONO {top} was resumed: after {step} steps its loss was {loss:.3f} and its pass "
+                 f"rate on mini-MTPB {percent(rates)} %; "
+                 "it is the one size that did not see the same tokens as the others. ")
+    quick = (f"> **A quick run** (`--quick`): {n_sizes} and fewer problems and samples. It shows "
+             "that all works; the figures to read are those of the full run.\n\n")
+    quick = quick if s["quick"] else ""
     gap = f"\n**Not measured**, since the run was not finished: {missing}.\n" if missing else ""
     flag = " --quick" if s["quick"] else ""
     claim_head = ["claim", "the paper measured", "the miniature measured (differences, in points)", "verdict"]
     return f"""# The paper in miniature
 
-{quick}Four claims make the CodeGen paper: code models get better with size and with data that is more and
-more code; saying a program turn by turn is better than saying it at once; and this needs no special
-training, only comments beside code. Here a family of {n_sizes} small enough for a laptop repeats every
-experiment, from nothing: `bash miniature/run.sh{flag}` generates the corpora, trains, samples, runs what
-was written, and writes this page. Each figure, each plot and each verdict is computed by `report.py`
-from `results.jsonl`; ± is one standard error over the problems, and a difference counts when it is more
-than two standard errors, problem by problem. One training run each: the spread between seeds is not in
-the error bars.
+{quick}Four claims make the CodeGen paper: code models get better with size and with data that is
+more and more code; saying a program turn by turn is better than saying it at once; and this needs
+no special training, only comments beside code. Here a family of {n_sizes} small enough for a laptop
+repeats every experiment, from nothing: `bash miniature/run.sh{flag}` generates the corpora, trains,
+samples, runs what was written, and writes this page. Each figure, each plot and each verdict is
+computed by `report.py` from `results.jsonl`; ± is one standard error over the problems, and a
+difference counts when it is more than two standard errors, problem by problem. One training run
+each: the spread between seeds is not in the error bars.
 
 ![pass rates by size and corpus](scaling.png)
 
-mini-HumanEval and mini-MTPB are generated problems in the form of the two benchmarks, and far easier:
-their figures compare only with one another. MONO {top} solves {mtpb_top} % of mini-MTPB (multi-turn,
-temperature 0.2) and {humaneval_top} % of mini-HumanEval (pass@1), all of them combinations of operations
-that no corpus contains.
+mini-HumanEval and mini-MTPB are generated problems in the form of the two benchmarks, and far
+easier: their figures compare only with one another. MONO {top} solves {mtpb_top} % of mini-MTPB
+(multi-turn, temperature 0.2) and {humaneval_top} % of mini-HumanEval (pass@1), all of them
+combinations of operations that no corpus contains.
 {gap}
 ## Claims
 
@@ -559,8 +571,8 @@ form, a model would do well when it is asked in the form that it was taught.
 
 A scaling law says that a model's loss falls along a straight line when loss and compute are both drawn on logarithmic axes.
 One model follows the line until it is too small for more compute to help; from there on a larger one has to take over. The
-dashed line has the slope of the best losses in the right plot, and lies as high as it can without one of
-them below it: {law} (C in FLOPs of the MONO stage).
+dashed line has the slope of the best losses in the right plot, and lies as high as it can without
+one of them below it: {law} (C in FLOPs of the MONO stage).
 
 ## Three conversations
 

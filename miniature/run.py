@@ -199,7 +199,8 @@ def summary(line):
 def parser():
     """The command line."""
     p = one_line_errors(argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False))
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False))
     p.add_argument("--quick", action="store_true",
                    help="two sizes in ten minutes instead of four in at most ninety")
     return p

@@ -219,7 +219,8 @@ def test_verdicts_follow_the_figures(tmp_path):
     assert verdicts["mini-MTPB: a larger model solves more"] == (
         "0.1M → 0.3M: -72.5 ± 2.5", "**does not hold at this scale**: the opposite for 0.1M → 0.3M")
     assert report.not_monotone(r) == ["mini-MTPB: MONO 0.3M (10.0 %) is below MONO 0.1M (82.5 %)"]
-    assert verdicts["mini-HumanEval: MULTI beats NL"] == (report.NOT_MEASURED,) * 2      # and nothing is made up
+    # and nothing is made up
+    assert verdicts["mini-HumanEval: MULTI beats NL"] == (report.NOT_MEASURED,) * 2
 
 
 def test_a_power_law_is_found_again():
@@ -242,11 +243,14 @@ def test_the_line_of_a_power_law_bounds_the_losses():
 def test_every_break_of_the_order_is_told(tmp_path):
     """In pass@100 as well as in pass@1, and one within the error is called that."""
     passed = {"0.1M": [100, 1, 1, 1], "0.3M": [100, 100, 0, 1]}
-    rows = [dict(job=f"humaneval {s} mono 0.8", problems={str(i): [n, 100, -1.0, 1] for i, n in enumerate(counts)})
+    rows = [dict(job=f"humaneval {s} mono 0.8",
+                 problems={str(i): [n, 100, -1.0, 1] for i, n in enumerate(counts)})
             for s, counts in passed.items()]
-    (tmp_path / "results.jsonl").write_text("".join(json.dumps(row) + "\n" for row in results_of(rows)))
-    assert report.not_monotone(report.Results(tmp_path / "results.jsonl")) == [
-        "mini-HumanEval pass@100: MONO 0.3M (75.0 %) is below MONO 0.1M (100.0 %), within the error"]
+    file = tmp_path / "results.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in results_of(rows)))
+    assert report.not_monotone(report.Results(file)) == [
+        "mini-HumanEval pass@100: MONO 0.3M (75.0 %) is below MONO 0.1M (100.0 %), "
+        "within the error"]
 
 
 COMMITTED = ROOT / "miniature" / "results.jsonl"
@@ -254,7 +258,7 @@ COMMITTED = ROOT / "miniature" / "results.jsonl"
 
 @pytest.mark.skipif(not COMMITTED.exists(), reason="no full run is committed")
 def test_a_quick_report_tells_what_a_quick_run_did(tmp_path):
-    """Made of the part of the full results that it would have measured: its sizes and its problems alone."""
+    """Made of the part of the full results that it would have measured."""
     first, *rows = [json.loads(line) for line in COMMITTED.read_text().splitlines()]
     limits = {"mtpb": run.QUICK["mtpb_limit"], "humaneval": run.QUICK["humaneval_limit"]}
     kept = [first | run.QUICK]
@@ -277,7 +281,8 @@ def test_a_quick_report_tells_what_a_quick_run_did(tmp_path):
 def test_a_torn_line_of_results_is_cut_off_and_a_damaged_one_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(run, "ROOT", tmp_path)
     monkeypatch.setattr(run, "run_all", lambda jobs, out: None)
-    monkeypatch.setattr(run.subprocess, "run", lambda *a, **k: run.subprocess.CompletedProcess(a, 0))
+    done = run.subprocess.CompletedProcess([], 0)
+    monkeypatch.setattr(run.subprocess, "run", lambda *a, **k: done)
     monkeypatch.setattr(sys, "argv", ["run.py", "--quick"])
     results = tmp_path / "out-quick" / "results.jsonl"
     run.main()
