@@ -622,7 +622,7 @@ def test_damaged_data_is_named(tmp_path):
         data.open_data(tmp_path / "d")
 
 
-GOOD = {"file": "train00000.bin", "sequences": 30}
+GOOD = {"file": "train00000.bin", "sequences": 30, "crc32": 2344257602}
 
 
 @pytest.mark.parametrize("change", [
