@@ -70,6 +70,8 @@ bind 49 200, connect 42 203, listen 50 201, accept 43 202, accept4 288 242,
 getsockname 51 204, getpeername 52 205, sendto 44 206, recvfrom 45 207, sendmsg 46 211,
 recvmsg 47 212, sendmmsg 307 269, recvmmsg 299 243, shutdown 48 210, getsockopt 55 209,
 """
+# What the zygote still does, in the processes that it forks, and a program then can no longer.
+ZYGOTE = "unshare 272 97, mount 165 40, setresuid 117 147, setresgid 119 149, capset 126 91"
 
 AF_UNIX, AF_INET, AF_INET6 = 1, 2, 10
 ANY, TCP, UDP = 0, 6, 17                # the kernel would load modules for other protocols
@@ -78,6 +80,7 @@ FILTERS = (26, 50, 51, 52)              # SOL_SOCKET's: programs for the kernel 
 FLOW_LABELS = (32,)                     # IPPROTO_IPV6's: neighbours would see them
 TERMINAL = (0x5401, 0x5413)             # isatty, the window's size
 DESCRIPTOR = (0x541B, 0x5421, 0x5450, 0x5451)       # FIONREAD, FIONBIO, FIONCLEX, FIOCLEX
+DEVICE = (0x8914,)                      # SIOCSIFFLAGS, the zygote's: a program lacks the right to it
 NEW_NAMESPACES = 0x7E020000             # bits of clone's flags
 
 # machine -> column of the table, the kernel's name for it
@@ -105,52 +108,59 @@ CHECKED = {
     "setsockopt": (54, 208, argument(1)
                    + when((SOL_SOCKET,), argument(2) + when(FILTERS, [REFUSE]) + [ALLOW])
                    + when((IPPROTO_IPV6,), argument(2) + when(FLOW_LABELS, [REFUSE])) + [ALLOW]),
-    "ioctl": (16, 29, argument(1) + when(TERMINAL + DESCRIPTOR, [ALLOW]) + [REFUSE]),
+    "ioctl": (16, 29, argument(1) + when(TERMINAL + DESCRIPTOR + DEVICE, [ALLOW]) + [REFUSE]),
     "clone": (56, 220, argument(0) + [(BITS, 0, 1, NEW_NAMESPACES), REFUSE, ALLOW]),
 }
 
 
-def allowed(column):
-    """The table's numbers on one machine, as [first, last] of each row of neighbours."""
-    rows = []
-    lines = [line for line in TABLE.splitlines() if not line.startswith("#")]
+def numbers(table, column):
+    """The numbers of a table's calls on one machine, in order."""
+    lines = [line for line in table.splitlines() if not line.startswith("#")]
     calls = [entry.split() for entry in "".join(lines).split(",") if entry]
-    for number in sorted(int(call[1 + column]) for call in calls if call[1 + column] != "-"):
+    return sorted(int(call[1 + column]) for call in calls if call[1 + column] != "-")
+
+
+def zygote_filter(machine):
+    """The whole filter, as instructions. KeyError for a machine that is not in MACHINES."""
+    column, name = MACHINES[machine]
+    lines = [(LOAD, 0, 0, 4), (EQUAL, 1, 0, name), REFUSE]      # no calls in another machine's way
+    lines += [(LOAD, 0, 0, 0)]                                  # the number
+    rows = []                                                   # of neighbours: [first, last]
+    for number in sorted(numbers(TABLE, column) + numbers(ZYGOTE, column)):
         if rows and number == rows[-1][1] + 1:
             rows[-1][1] = number
         else:
             rows.append([number, number])
-    return rows
-
-
-def instructions(machine):
-    """The whole filter. KeyError for a machine that is not in MACHINES."""
-    column, name = MACHINES[machine]
-    lines = [(LOAD, 0, 0, 4), (EQUAL, 1, 0, name), REFUSE]      # no calls in another machine's way
-    lines += [(LOAD, 0, 0, 0)]                                  # the number
-    for first, last in allowed(column):         # x32's numbers are in no row
+    for first, last in rows:                                    # x32's numbers are in no row
         lines += [(AT_LEAST, 0, 2, first), (MORE, 1, 0, last), ALLOW]
     for *number, judged in CHECKED.values():
         lines += when((number[column],), judged)
     return lines + [REFUSE]
 
 
+def program_filter(machine):
+    """What a program has on top, which is short because the kernel takes it in for every program."""
+    return [(LOAD, 0, 0, 0)] + when(numbers(ZYGOTE, MACHINES[machine][0]), [REFUSE]) + [ALLOW]
+
+
 @functools.cache
-def compiled():
-    """The filter of this machine as bytes, and how many instructions; None where there is no table."""
+def compiled(make):
+    """A filter for this machine as bytes, and how many instructions; None where there is no table."""
     machine = os.uname().machine
     if machine not in MACHINES or ctypes.sizeof(ctypes.c_void_p) != 8:
         return None
-    lines = instructions(machine)
+    lines = make(machine)
     return b"".join(struct.pack("=HBBI", *line) for line in lines), len(lines)
 
 
-def forbid_calls():
-    """Only these calls from here on, in this process and all that it starts. OSError where the kernel
-    takes no filter; nothing happens on a machine without a table."""
-    if compiled():
-        code, length = compiled()
-        code = ctypes.create_string_buffer(code)
-        given = (ctypes.c_uint64 * 2)(length, ctypes.addressof(code))
-        if libc.prctl(22, 2, ctypes.byref(given), 0, 0):        # PR_SET_SECCOMP, a filter
-            raise OSError(ctypes.get_errno(), "the kernel takes no filter of system calls")
+def forbid_calls(make):
+    """Only what this filter allows from here on, in this process and all that it starts -> whether
+    there is one for this machine. OSError where the kernel takes no filter."""
+    if not compiled(make):
+        return False
+    code, length = compiled(make)
+    code = ctypes.create_string_buffer(code)
+    given = (ctypes.c_uint64 * 2)(length, ctypes.addressof(code))
+    if libc.prctl(22, 2, ctypes.byref(given), 0, 0):            # PR_SET_SECCOMP, a filter
+        raise OSError(ctypes.get_errno(), "the kernel takes no filter of system calls")
+    return True

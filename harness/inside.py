@@ -20,7 +20,7 @@ import struct
 import tempfile
 import time
 
-from harness.filter import compiled, forbid_calls
+from harness.filter import compiled, forbid_calls, program_filter, zygote_filter
 from harness.messages import Channel
 
 MEMORY = 2 << 30            # bytes of address space for each process of a program, of memory for all
@@ -51,9 +51,8 @@ def kernel(call, *args):
         raise OSError(ctypes.get_errno(), f"{call}: {os.strerror(ctypes.get_errno())}")
 
 
-def write(path, text, folder=None):
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT, 0o644, dir_fd=folder)
-    with open(descriptor, "w") as file:
+def write(path, text):
+    with open(path, "w") as file:
         file.write(text)
 
 
@@ -197,7 +196,7 @@ def confine(isolation, scratch, seconds, own_user):
         libc.prctl(PR_SET_DUMPABLE, 1, 0, 0, 0)     # who changes the user is else hidden from the zygote
     if isolation != "none":
         kernel("capset", *NO_CAPABILITIES)
-        forbid_calls()
+        forbid_calls(program_filter)
 
 
 # ------------------------------------------- watching a program ----------------------------------------
@@ -214,9 +213,9 @@ def tell(proc, path):
     return ""
 
 
-def waited(proc, pid) -> float:
-    """Seconds that a process was ready to run and had no processor."""
-    fields = tell(proc, f"{pid}/schedstat").split()
+def waited(text) -> float:
+    """Seconds that a process was ready to run and had no processor, from its schedstat."""
+    fields = text.split()
     return int(fields[1]) / 1e9 if len(fields) == 3 else 0.0
 
 
@@ -249,7 +248,7 @@ def follow(control, isolation, proc, pid):
             if ended:
                 return os.waitstatus_to_exitcode(status), sum(usage[:2]), too_large, 0.0
             if time.monotonic() >= asked:
-                return None, 0.0, too_large, waited(proc, pid)
+                return None, 0.0, too_large, waited(tell(proc, f"{pid}/schedstat"))
             time.sleep(0.0005)
         if isolation == "namespaces" and time.monotonic() > look:
             look = time.monotonic() + WATCH
@@ -334,11 +333,12 @@ def remove(folder):
 # ---------------------------------------------- the zygote ---------------------------------------------
 
 def prepare(isolation, readable):
-    """Go behind the walls -> whether programs have a user of their own there, and /proc or None."""
+    """Go behind the walls -> whether programs have a user of their own there, /proc or
+    None, and whether there is a filter of system calls."""
     for number in (signal.SIGINT, signal.SIGTERM):      # process 1 gets no signal that it does not ask for
         signal.signal(number, signal.SIG_DFL)
     if os.path.exists("/proc/self/oom_score_adj"):      # where memory runs out, a program goes first
-        write("/proc/self/oom_score_adj", "500" if isolation == "namespaces" else "1000")
+        write("/proc/self/oom_score_adj", "1000")
     own_user, proc = False, None
     if isolation == "namespaces":
         own_user = os.getuid() == 0
@@ -348,9 +348,12 @@ def prepare(isolation, readable):
     elif isolation == "none":
         libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) if hasattr(libc, "prctl") else None
         proc = os.open("/proc", os.O_RDONLY) if os.path.isdir("/proc/self") else None
+    filtered = False
     if isolation != "none":
         kernel("prctl", PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
-    return own_user, proc
+        filtered = forbid_calls(zygote_filter)
+        compiled(program_filter)
+    return own_user, proc, filtered
 
 
 def zygote(control_fd, isolation, inside, readable, run):
@@ -366,12 +369,16 @@ def zygote(control_fd, isolation, inside, readable, run):
     try:
         if isolation == "none":
             folder, lock = new_folder(inside)
-        own_user, proc = prepare(isolation, readable)
+        own_user, proc, filtered = prepare(isolation, readable)
     except Exception as error:
         control.send({"error": str(error)})
         return
     try:
-        control.send({"filter": isolation != "none" and compiled() is not None, "folder": folder})
+        control.send({"filter": filtered, "folder": folder})
+        last_pid = None
+        if isolation == "namespaces" and proc is not None:
+            with contextlib.suppress(OSError):
+                last_pid = os.open("sys/kernel/ns_last_pid", os.O_WRONLY, dir_fd=proc)
         compile("", "", "exec"), libc.capset    # what the first call of these sets up, once for all
         gc.freeze()                             # a child's collector then does not touch, and so copy, us
         healthy, fit = vitals(), True
@@ -381,12 +388,11 @@ def zygote(control_fd, isolation, inside, readable, run):
                 return
             seconds = control.receive()["seconds"]
             scratch = "/scratch" if isolation == "namespaces" else tempfile.mkdtemp(dir=folder)
-            if isolation == "namespaces" and proc is not None:
-                with contextlib.suppress(OSError):      # numbers that say nothing about who was before
-                    write("sys/kernel/ns_last_pid", str(FIRST_PID), proc)
+            if last_pid is not None:            # numbers that say nothing about who was before
+                os.pwrite(last_pid, str(FIRST_PID).encode(), 0)
             pid = os.fork()
             if pid == 0:
-                start_program(isolation, fds[0], proc, scratch, seconds, own_user, run)
+                start_program(isolation, fds[0], scratch, seconds, own_user, run)
             os.close(fds[0])
             used = 0.0
             try:
@@ -407,13 +413,10 @@ def zygote(control_fd, isolation, inside, readable, run):
             remove(folder)
 
 
-def start_program(isolation, descriptor, proc, scratch, seconds, own_user, run):
+def start_program(isolation, descriptor, scratch, seconds, own_user, run):
     """The life of a program's process, from the fork to its end."""
     code = 1
     try:
-        with contextlib.suppress(OSError):
-            if isolation == "namespaces" and proc is not None:
-                write("self/oom_score_adj", "1000", proc)
         os.dup2(descriptor, 3)
         os.closerange(4, 1024)
         confine(isolation, scratch, seconds, own_user)

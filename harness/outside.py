@@ -25,13 +25,14 @@ from multiprocessing.connection import Pipe, wait
 from pathlib import Path
 
 from harness.cli import CORES
-from harness.inside import SCRATCH, die_with_parent, remove, sweep, tell, waited
+from harness.inside import SCRATCH, die_with_parent, remove, sweep, waited
 from harness.messages import Channel
 
 from tqdm import tqdm
 
 WARM = ("bisect", "collections", "copy", "functools", "heapq", "itertools", "math", "re", "string", "typing")
 PATIENCE = 60                       # seconds that a sandbox may take to start or to clear up
+START = 3 * PATIENCE                # until it is there, if need be at the fourth try
 JUDGING = 3                         # seconds beyond a program's time in which its judge has to be done
 STARVED = 0.1                       # of its time that a program may wait for the processor
 
@@ -101,6 +102,10 @@ class Worker:
         self.files = {name: (here / f"{name}.py").read_text(encoding="utf-8")
                       for name in ("messages", "filter", "inside", runner)}
         self.imports = f"import {', '.join(warm)}"
+        self.schedstat, self.kills = None, []
+        self.memory_ran_out()
+        if os.path.exists("/proc/self/schedstat"):
+            self.schedstat = os.open("/proc/self/schedstat", os.O_RDONLY)
         if isolation == "none":
             sweep(tempfile.gettempdir())
         try:
@@ -155,6 +160,16 @@ class Worker:
         if self.folder and os.path.exists(self.folder):     # killed by a program, it removes nothing
             remove(self.folder)
 
+    def waited(self) -> float:
+        """Seconds that this process, which judges, was ready to run and had no processor."""
+        return waited(os.pread(self.schedstat, 100, 0).decode()) if self.schedstat is not None else 0.0
+
+    def memory_ran_out(self) -> bool:
+        """Whether the kernel has ended processes for that since it was last asked."""
+        before, vmstat = self.kills, Path("/proc/vmstat")
+        self.kills = re.findall(r"oom_kill \d+", vmstat.read_text()) if vmstat.exists() else []
+        return before != self.kills
+
     def restart(self):
         self.end()
         for patience in (1, 5, 25, 0):          # a machine that is out of processes for a moment
@@ -169,6 +184,9 @@ class Worker:
         self.stopped = True
         if hasattr(self, "control"):
             self.end()
+        if self.schedstat is not None:
+            os.close(self.schedstat)
+            self.schedstat = None
 
     def begin(self, descriptor, seconds):
         """Have a process forked. A sandbox that died while nothing ran in it is replaced."""
@@ -188,7 +206,7 @@ class Worker:
         talk returns True the program is to end by itself then, with code 0, in the same time: who
         watches it from outside says so, since what it sends itself it may send and then crash."""
         said, how, ends, deadline = [], "", False, time.monotonic() + seconds
-        kills, late = killed_for_memory(), waited(OWN_PROC, os.getpid())
+        late = self.waited()
         ours, theirs = socket.socketpair()
         with ours, theirs:
             self.begin(theirs.fileno(), seconds)
@@ -210,25 +228,20 @@ class Worker:
             how, reply = SANDBOX_GONE, {"fit": False, "cpu": 0.0, "waited": 0.0, "memory": False}
         if reply["memory"]:
             how = "out of memory"
-        elif how == "gone" or ends and reply.get("code") != 0 and how != SANDBOX_GONE:
-            how = describe_exit(reply["code"]) if how or reply["code"] is not None else "timed out"
-        # Who could have killed process 1 of a namespace, or the program without its own doing?
-        late = waited(OWN_PROC, os.getpid()) - late + reply["waited"]
-        self.starved = (how == "timed out" and late > STARVED * seconds
+        elif how == "gone":
+            how = describe_exit(reply["code"])
+        elif ends and how != SANDBOX_GONE and reply["code"] != 0:
+            how = "timed out" if reply["code"] is None else describe_exit(reply["code"])
+        self.starved = (how == "timed out" and self.waited() - late + reply["waited"] > STARVED * seconds
+                        # In its namespace nobody can kill process 1.
                         or how == SANDBOX_GONE and self.isolation != "none"
-                        or how == "crashed: signal SIGKILL" and killed_for_memory() != kills)
+                        or how == "crashed: signal SIGKILL" and self.memory_ran_out())
         if not reply["fit"] and not self.stopped:
             self.restart()
         return said, how, reply["cpu"]
 
 
 SANDBOX_GONE = "crashed: it took its sandbox down"
-OWN_PROC = os.open("/proc", os.O_RDONLY) if os.path.isdir("/proc/self") else None
-
-
-def killed_for_memory() -> str:
-    """How many processes the kernel ended because memory ran out, so far."""
-    return "".join(re.findall(r"oom_kill \d+", tell(OWN_PROC, "vmstat")))
 
 
 def describe_exit(code):
@@ -267,15 +280,16 @@ def first_worker(unsafe=False, runner="calls", warm=WARM):
 # ------------------------------------------- many programs ---------------------------------------------
 
 class Judge:
-    """A process that runs programs in a sandbox of its own and judges them, one at a time.
+    """A process that runs programs in a sandbox of its own and judges them, one after another.
 
     In memory that it shares with us stands until when it may take; past that nothing but a signal of
     the kernel's is sure to end it."""
 
     def __init__(self, live):
         self.pipe, theirs = Pipe()
-        self.clock, self.item, self.there = mmap.mmap(-1, 8), None, False
-        allow(self.clock, 3 * PATIENCE)
+        self.clock, self.there = mmap.mmap(-1, 8), False
+        self.items = collections.deque()        # the one that it judges, and the next: it never waits
+        allow(self.clock, START)
         process = get_context("fork").Process(target=live, args=(theirs, self.clock), daemon=True)
         with warnings.catch_warnings():         # the child touches nothing that other threads may hold
             warnings.simplefilter("ignore")
@@ -284,15 +298,14 @@ class Judge:
         theirs.close()
 
     def ask(self, item):
-        self.item = item
-        allow(self.clock, 3 * PATIENCE)
+        self.items.append(item)
         self.pipe.send(item)
 
-    def hear(self, wait_for):
-        """-> what it says: "ready", "verdict", "error", or that it is "gone" or "late", and the rest."""
-        if self.pipe not in wait_for:
-            late = time.monotonic() > struct.unpack("d", self.clock)[0]
-            late = late and (self.item is not None or not self.there)       # with nothing to do it may wait
+    def hear(self, spoken):
+        """-> what it says, "ready", "verdict" or "error", or that it is "gone" or "late"; and the rest."""
+        busy = self.items or not self.there
+        if self.pipe not in spoken:
+            late = busy and time.monotonic() > struct.unpack("d", self.clock)[0]
             return ("late", "timed out") if late else ("", None)
         try:
             return self.pipe.recv()
@@ -326,7 +339,7 @@ def live(pipe, clock, items, sandbox, job, talk, judge, seconds):
         try:
             return talk(item, channel, said)
         finally:
-            allow(clock, 3 * PATIENCE)          # for a sandbox that has to be made anew
+            allow(clock, START)                 # the sandbox may have to be made anew
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)        # who started us decides when to end
     signal.signal(signal.SIGTERM, leave)
@@ -334,7 +347,9 @@ def live(pipe, clock, items, sandbox, job, talk, judge, seconds):
         worker = sandbox()
         pipe.send(("ready", (worker.isolation, worker.filter)))
         while True:
+            allow(clock, START)
             item = items[pipe.recv()]
+            allow(clock, START)
             said, how, _ = worker.run(job(item), speak, seconds)
             allow(clock, JUDGING)
             pipe.send(("verdict", (judge(item, said, how), worker.starved)))
@@ -350,22 +365,23 @@ def share_out(numbers, crew, most, new_judge, give_up, update):
     todo, done = collections.deque(numbers), {}
     while len(done) < len(numbers):
         for judge in crew[:most]:
-            if judge.there and judge.item is None and todo:
+            while judge.there and len(judge.items) < 2 and todo:
                 judge.ask(todo.popleft())
-        heard = wait([judge.pipe for judge in crew], 0.25)
+        spoken = wait([judge.pipe for judge in crew], 0.25)
         for place, judge in enumerate(crew):
-            kind, what = judge.hear(heard)
+            kind, what = judge.hear(spoken)
             if kind == "error":
                 raise what
             if kind == "ready":
                 judge.there = True
-            elif kind and judge.item is None:
+            elif kind and not judge.items:
                 raise OSError("a process that judges programs cannot be kept running")
             elif kind:
-                done[judge.item] = what if kind == "verdict" else (give_up(judge.item, what), False)
-                judge.item = None
+                number = judge.items.popleft()
+                done[number] = what if kind == "verdict" else (give_up(number, what), False)
                 update()
                 if kind != "verdict":
+                    todo.extendleft(judge.items)
                     judge.end(at_once=True)
                     crew[place] = new_judge()
     return done
