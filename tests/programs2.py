@@ -6,7 +6,6 @@ hole and need the kernel's isolation, the second send what the judge has to refu
 the right value and do not end well, which pass by the official rules at most. RIGHT: as
 programs.UNUSUAL. LOCKED is a file on which a test holds a lock, HOST the machine's own name.
 """
-import os
 import socket
 import textwrap
 
@@ -76,7 +75,8 @@ WALLS = {
     "packets": (ADD, tries("socket.socket(17, socket.SOCK_RAW, 0)", "socket.socket(2, socket.SOCK_RAW, 1)"), None),
     "the virtual machine's host": (ADD, tries("socket.socket(40, socket.SOCK_STREAM)"), None),
     "the kernel's ciphers": (ADD, tries("socket.socket(38, socket.SOCK_SEQPACKET)"), None),
-    "protocols in modules": (ADD, tries("socket.socket(2, 1, 132)", "socket.socket(2, 1, 262)", "socket.socket(2, 2, 136)"), None),
+    "protocols in modules": (ADD, tries(
+        "socket.socket(2, 1, 132)", "socket.socket(2, 1, 262)", "socket.socket(2, 2, 136)"), None),
     "pairs of other families": (ADD, tries("socket.socketpair(30)", "socket.socketpair(40)", "socket.socketpair(2)"), None),
     "a program in a socket": (ADD, tries(
         "code = ctypes.create_string_buffer(struct.pack('HBBI', 6, 0, 0, 0)); socket.socket().setsockopt("
@@ -123,10 +123,12 @@ WALLS = {
         "os.chmod('/', 0o777)", "os.chmod('/scratch/..', 0o777)"), None),
     "the host's mounts": (ADD, body("""
         import os
-        return a + b if any(os.path.exists(f"{place}/{name}") for place in ("/empty", "/old", "/old_root", "/mnt", "/proc/1/root")
-                            for name in ("root", "home", "work", "var")) else None
+        places = ("/empty", "/old", "/old_root", "/mnt", "/proc/1/root")
+        found = [p for p in places for name in ("root", "home", "var") if os.path.exists(f"{p}/{name}")]
+        return a + b if found else None
         """), None),
-    "a device": (ADD, tries("os.mknod('disk', 0o60666, os.makedev(8, 0)); os.mknod('memory', 0o20666, os.makedev(1, 1))"), None),
+    "a device": (ADD, tries(
+        "os.mknod('disk', 0o60666, os.makedev(8, 0))", "os.mknod('memory', 0o20666, os.makedev(1, 1))"), None),
     "another user": (ADD, tries("os.setuid(1000)", "os.setgroups([0])", "os.chown('.', 1000, 1000)"), None),
     "a program that gives rights": (ADD, body("""
         import os, subprocess
@@ -145,16 +147,6 @@ WALLS = {
             os.wait()
         """), None),
     "process numbers of others": None,
-    "ten children of 440 MB": (ADD, body("""
-        import os, time
-        for _ in range(6):
-            if os.fork() == 0:
-                held = bytes([1]) * (440 << 20)
-                time.sleep(3)
-                os._exit(0)
-        time.sleep(2.5)
-        return a + b
-        """), None),
     "killed once, right the next time": (ADD, body("""
         import os, random
         os.kill(os.getpid(), 9) if random.random() < 0.9999 else None
