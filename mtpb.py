@@ -4,8 +4,10 @@
     python mtpb.py score samples.jsonl [--rules official|strict]
     python mtpb.py run --ckpt out                               both
 
-A problem has 3 to 9 prompts and 5 cases, which fill the prompts' templates. The paper samples 40 programs a case. A
-program passes when the first argument of its last print is the expected value; the pass rate is the share that passes.
+A problem has 3 to 9 prompts and 5 cases, which fill the prompts' templates. The paper samples 40
+programs a case. A program passes when the first argument of its last print is the expected value; the
+pass rate is the share that passes. By the official rules that holds however the program ended, also by
+a crash after that print; by the strict ones it must have ended well.
 """
 import argparse
 import importlib.util
@@ -17,9 +19,12 @@ import secrets
 from collections import Counter, defaultdict
 from pathlib import Path
 
+from harness import flags
 from harness.cli import CORES, call_script, cli, one_line_errors, pass_flags
 from harness.files import (
     append_records,
+    check,
+    check_writable,
     find_benchmark,
     is_official,
     read_lines,
@@ -30,6 +35,7 @@ from harness.files import (
 )
 from harness.messages import Opaque, Series, decode
 from harness.outside import first_worker, run_programs
+from harness.problems import unfillable
 
 import numpy as np
 from tqdm import tqdm
@@ -49,6 +55,7 @@ DEFECTS = [
     ("87", "1", "wrong gold: 100 is not above the limit"), ("46", "", "wrong gold: one sum for every split"),
     ("89", "", "gold is a dict, which the official rules never pass"),
     ("41", "2 and 5", "gold is None, which the official rules never pass"),
+    ("14", "", "never passes officially: the official guard keeps scikit-learn from loading"),
     ("23", "1 to 4", "random results, compared exactly"), ("77", "3", "gold 39.57 is rounded, right is 39.5727..."),
     ("39", "3 and 4", "right only with split()"), ("43", "2 and 3", "counts letters only, unsaid"),
     ("44", "", "means pairs that do not overlap, unsaid"), ("45", "3", "gold contradicts the prompt"),
@@ -61,16 +68,28 @@ CSV = ("38", "46")          # read ./datasets/*.csv, which was never distributed
 # ------------------------------------------------------ problems -------------------------------------------------
 
 def read_problems(path):
-    """Problems in file order: prompts, inputs, outputs, category, id, perhaps max_gen_length. ValueError if not."""
-    problems = []
-    for number, p in read_lines(path):
-        if not all(isinstance(p.get(key), list) and p[key] for key in ("prompts", "inputs", "outputs")) or "id" not in p:
-            raise ValueError(f"{path}, line {number}: a problem has an id and the lists prompts, inputs and outputs")
-        p["id"], p["category"] = str(p["id"]), str(p.get("category", "none"))
-        if p["id"] in (q["id"] for q in problems):
-            raise ValueError(f"{path}, line {number}: problem {p['id']} is there twice")
+    """Problems in file order: prompts, inputs, outputs, category, id, perhaps max_gen_length.
+    ValueError names the line, the problem and what is wrong, as a template that does not fill."""
+    problems, seen = [], set()
+    for line, p in read_lines(path):
+        where = f"{path}, line {line}, problem {str(p.get('id'))[:50]}: "
+        if type(p.get("id")) not in (str, int):
+            raise ValueError(f"{where}id must be a text or a whole number")
+        check(p, {"prompts": [str], "inputs": [dict], "outputs": list, "category?": str}, where)
+        if "max_gen_length" in p:
+            check(p["max_gen_length"], (1, 10 ** 6), f"{where}max_gen_length: ")
+        if not (p["prompts"] and p["inputs"] and p["outputs"]):
+            raise ValueError(f"{where}prompts, inputs and outputs must not be empty")
+        p["id"], p["category"] = str(p["id"]), p.get("category") or "none"
+        if p["id"] in seen:
+            raise ValueError(f"{where}it is there twice")
+        seen.add(p["id"])
         # One problem has an output too many; as in the official sampler the shorter list counts.
         p["cases"] = list(zip(p["inputs"], p["outputs"]))
+        for case, (given, _) in enumerate(p["cases"], 1):
+            for turn, prompt in enumerate(p["prompts"], 1):
+                if wrong := unfillable(prompt, given):
+                    raise ValueError(f"{where}prompt {turn}, inputs of case {case}: {wrong}")
         problems.append(p)
     if not problems:
         raise ValueError(f"{path} holds no problem")
@@ -125,35 +144,46 @@ def prompt_spans(pieces):
 def generate(problems, path, settings, new_chat, logprob, stop, batch_size=64):
     """Sample every problem that the file lacks and append its records, in the official sampler's form.
 
-    settings: dict with mode, n and what else makes a sample what it is (see humaneval.resume). new_chat(sample_ids) -> a
-    sample.Chats; logprob(texts, spans) as sample.prompt_logprob. The first record of a case also holds prompt_logprob:
-    [sum of log p, tokens] of its prompts, given the code of this first sample between them.
+    settings: dict with mode, n and what else makes a sample what it is (see resume).
+    new_chat(sample_ids) -> a sample.Chats; logprob(texts, spans) as sample.prompt_logprob. The first
+    record of a case also holds prompt_logprob: [sum of log p, tokens] of its prompts, given the code
+    of this first sample between them.
     """
     mode, n = settings["mode"], settings["n"]
-    done, lock = resume(path, settings, "id", {p["id"]: n * len(p["cases"]) for p in problems})
-    with lock:
+    with resume(path, settings, "id", {p["id"]: n * len(p["cases"]) for p in problems}) as done:
         for index, p in enumerate(tqdm(problems, "problems", disable=None)):
             if p["id"] in done:
                 continue
             rows = [(case, j) for case in range(len(p["cases"])) for j in range(n)]
-            size, programs, most = min(batch_size, len(rows)), [], 0
-            for start in range(0, len(rows), size):
-                some = rows[start:start + size]
-                full = some + some[-1:] * (size - len(some))               # one shape, so one compilation
-                # The draws of a program depend on its problem, case and number, not on its batch or on n.
-                chat = new_chat([(index * 100 + case) * 10_000 + j for case, j in full])
-                pieces, dropped = converse(p, full, mode, chat, stop)
-                programs, most = programs + pieces[:len(some)], max(most, dropped)
-            if most:
-                tqdm.write(f"problem {p['id']}: a history outgrew the context; up to {most} of its oldest tokens were not seen")
-            records = [{"id": p["id"], "input": p["cases"][case][0], "gold_output": p["cases"][case][1],
-                        "completions": "".join(pieces), "prompts_completions": pieces}
-                       for (case, _), pieces in zip(rows, programs)]
+            size = min(batch_size, len(rows))
+            programs, records = write_programs(index, p, rows, mode, new_chat, stop, size), []
+            for (case, _), pieces in zip(rows, programs):
+                given, gold = p["cases"][case]
+                records.append({"id": p["id"], "input": given, "gold_output": gold,
+                                "completions": "".join(pieces), "prompts_completions": pieces})
             first = range(0, len(rows), n)
-            likelihoods = logprob(["".join(programs[i]) for i in first], spans=[prompt_spans(programs[i]) for i in first])
+            likelihoods = logprob(["".join(programs[i]) for i in first],
+                                  spans=[prompt_spans(programs[i]) for i in first])
             for i, likelihood in zip(first, likelihoods):
                 records[i]["prompt_logprob"] = list(likelihood)
             append_records(path, records)
+
+
+def write_programs(index, problem, rows, mode, new_chat, stop, size):
+    """Hold the conversations of rows [(case, sample)] of the problem number `index`, `size` of them
+    together -> the pieces of each program."""
+    programs, most = [], 0
+    for start in range(0, len(rows), size):
+        some = rows[start:start + size]
+        full = some + some[-1:] * (size - len(some))               # one shape, so one compilation
+        # The draws of a program depend on its problem, case and number, not on its batch or on n.
+        chat = new_chat([(index * 100 + case) * 10_000 + j for case, j in full])
+        pieces, dropped = converse(problem, full, mode, chat, stop)
+        programs, most = programs + pieces[:len(some)], max(most, dropped)
+    if most:
+        tqdm.write(f"problem {problem['id']}: a history outgrew the context; "
+                   f"up to {most} of its oldest tokens were not seen")
+    return programs
 
 
 # ------------------------------------------------ outside: the verdicts ------------------------------------------
@@ -291,6 +321,7 @@ def judge_all(items, timeout=TIMEOUT, workers=CORES, unsafe=False):
 def read_samples(paths, problems):
     """Records of sample files, with the expected value from the problems. ValueError names the file and the line."""
     by_id, records = {p["id"]: p for p in problems}, []
+    text = lambda x: json.dumps(x, sort_keys=True)      # where 1, True and "1" differ
     for path in paths:
         for number, r in read_lines(path):
             where = f"{path}, line {number}"
@@ -299,11 +330,12 @@ def read_samples(paths, problems):
                 raise ValueError(f"{where}: there is no problem with the id {r.get('id')!r}")
             if not isinstance(r.get("completions"), str):
                 raise ValueError(f"{where}: completions must be there and be a text")
-            case = next((i for i, (given, _) in enumerate(problem["cases"]) if given == r.get("input")), None)
+            given = text(r.get("input"))
+            case = next((i for i, (g, _) in enumerate(problem["cases"]) if text(g) == given), None)
             if case is None:
                 raise ValueError(f"{where}: problem {problem['id']} has no case with this input")
             gold = problem["cases"][case][1]
-            if "gold_output" in r and r["gold_output"] != gold:
+            if "gold_output" in r and text(r["gold_output"]) != text(gold):
                 raise ValueError(f"{where}: gold_output is not that of problem {problem['id']}, case {case + 1}")
             logprob = r.get("prompt_logprob")
             humaneval.perplexity_of(logprob, where)
@@ -341,7 +373,7 @@ def summarise(problems, records, verdicts, rules):
             groups[group(p)].append(ours[p["id"]])
         return {k: {"problems": len(v), "pass_rate": mean(v)} for k, v in sorted(groups.items())}
     return {
-        "benchmark": "mtpb", "rules": rules, "pass_rate": mean(ours.values()),
+        "rules": rules, "pass_rate": mean(ours.values()),
         "pass_rate_official": mean(rate["official"].values()), "pass_rate_strict": mean(rate["strict"].values()),
         "problems_scored": len(scored), "problems": len(problems), "programs": len(records), "results": dict(reasons),
         "cases_missing": sum(len(p["cases"]) for p in scored) - len({(r["id"], r["case"]) for r in records}
@@ -371,68 +403,95 @@ def notes(scored_ids):
     return lines
 
 
-def score(problems, paths, rules="official", timeout=TIMEOUT, workers=CORES, unsafe=False, official_data=True,
-          settings=None):
-    """Run every sample, write FILE_results.jsonl beside the first file, print the report -> its figures as a dict."""
+def score(problems, paths, rules="official", timeout=TIMEOUT, workers=CORES, unsafe=False,
+          settings=None, source=None, results=None):
+    """Run every sample, write FILE_results.jsonl beside the first file, print the report -> its
+    figures as a dict.
+
+    source: the problem file where it is not the official one. results: another place for the
+    results; earlier ones stay until the new ones are complete."""
     records = read_samples(paths, problems)
-    results = results_path(paths[0])
-    replace_file(results, b"")                  # not writable? Better to hear it before everything has run
-    ran, isolation = judge_all([(r["program"], r["gold"]) for r in records], timeout, workers, unsafe)
+    results = str(results or results_path(paths[0]))
+    check_writable(results, *paths, *[source] * bool(source))
+    items = [(r["program"], r["gold"]) for r in records]
+    ran, isolation = judge_all(items, timeout, workers, unsafe)
     verdicts = [verdict for verdict, _ in ran]
     replace_file(results, "".join(json.dumps({"id": r["id"], "case": r["case"] + 1} | v) + "\n"
                                   for r, v in zip(records, verdicts)).encode())
-    report = summarise(problems, records, verdicts, rules)
-    known = notes(set(report["per_problem"][rules])) if official_data else []
-    for title, key in (("category", "by_category"), ("turns", "by_turns"), ("difficulty", "by_difficulty")):
+    report = {"benchmark": str(source) if source else "mtpb", "official": not source}
+    report |= summarise(problems, records, verdicts, rules)
+    report |= {
+        "timeout": timeout, "known": [] if source else notes(set(report["per_problem"][rules])),
+        "results_file": results, "samples": [str(p) for p in paths], "workers": workers,
+        "run_again": sum(again for _, again in ran), "isolation": isolation,
+        "python": platform.python_version(), "numpy": np.__version__,
+        "checkpoint": (settings or {}).get("checkpoint"), "settings": settings}
+    tell(report, source)
+    print(json.dumps(report))
+    return report
+
+
+def tell(report, source):
+    """Print the figures of a report for people. source: see score."""
+    percent = lambda rate: f"{100 * rate:6.2f} %"
+    groups = ("category", "by_category"), ("turns", "by_turns"), ("difficulty", "by_difficulty")
+    for title, key in groups:
         for name, group in report[key].items():
-            print(f"{title:10} {name!s:14} {100 * group['pass_rate']:6.2f} %   {group['problems']} problems")
+            rate = percent(group["pass_rate"])
+            print(f"{title:10} {name!s:14} {rate}   {group['problems']} problems")
     print("difficulty: hard is a pass rate under 30 %, easy over 70 %, of this file's own samples")
-    for i in report["per_problem"][rules]:
-        print(f"problem {i:>4}   " + "   ".join(f"{name} {100 * report['per_problem'][name][i]:6.2f} %"
-                                             for name in ("official", "strict")))
-    for line in known:
+    rates = report["per_problem"]
+    for i in rates["official"]:
+        both = (f"{name} {percent(rates[name][i])}" for name in ("official", "strict"))
+        print(f"problem {i:>4}   " + "   ".join(both))
+    for line in report["known"]:
         print(f"known: {line}")
     if report["prompt_perplexity"] is not None:
         print(f"perplexity of the prompts: {report['prompt_perplexity']:.3f}")
     if report["cases_missing"]:
         print(f"{report['cases_missing']} cases of these problems have no sample")
+    if source:
+        print(f"{source} is not the official MTPB")
     k, total = report["problems_scored"], report["problems"]
-    print(f"{k} of {total} problems, {len(records)} programs: pass rate {100 * report['pass_rate_official']:.2f} % by the "
-          f"official rules, {100 * report['pass_rate_strict']:.2f} % by the strict ones"
-          + ("" if k == total else f"; not the score of the whole set, {total - k} problems have no sample"))
+    print(f"{k} of {total} problems, {report['programs']} programs: pass rate "
+          f"{100 * report['pass_rate_official']:.2f} % by the official rules, "
+          f"{100 * report['pass_rate_strict']:.2f} % by the strict ones"
+          + ("" if k == total else
+             f"; not the score of the whole set, {total - k} problems have no sample"))
     if report["pass_rate"] < 0.01:
         print("that is near zero: this model does not solve these problems")
-    report |= {
-        "timeout": timeout, "known": known, "results_file": results, "samples": [str(p) for p in paths], "workers": workers,
-        "run_again": sum(again for _, again in ran), "isolation": isolation, "python": platform.python_version(),
-        "numpy": np.__version__, "settings": settings}
-    print(json.dumps(report))
-    return report
 
 
 # ----------------------------------------------------- commands --------------------------------------------------
 
-def parse_args(argv=None):
+def parser():
     raw = argparse.RawDescriptionHelpFormatter
-    p = one_line_errors(argparse.ArgumentParser(description=__doc__, formatter_class=raw, allow_abbrev=False))
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=raw, allow_abbrev=False)
+    one_line_errors(p)
     commands = p.add_subparsers(dest="command", required=True)
-    for name, what in (("generate", "sample programs"), ("score", "run and judge them"), ("run", "generate and score")):
-        c = one_line_errors(commands.add_parser(name, help=what, description=what, allow_abbrev=False))
-        humaneval.add_flags(c, name, "samples/mtpb.jsonl", TIMEOUT)
+    for name, what in (("generate", "sample programs"), ("score", "run and judge them"),
+                       ("run", "generate and score")):
+        c = commands.add_parser(name, help=what, description=what, allow_abbrev=False)
+        flags.benchmark_flags(one_line_errors(c), name, "samples/mtpb.jsonl", TIMEOUT)
         if name != "score":
-            c.add_argument("--mode", choices=("multi", "single"), default="multi", help="turn by turn, or all prompts at once")
-            c.add_argument("--n", type=int, default=40, help="samples a case (default 40, the paper's)")
-            c.add_argument("--temperature", type=float, default=0.2, help="0 is greedy (default 0.2)")
+            c.add_argument("--mode", choices=("multi", "single"), default="multi",
+                           help="turn by turn, or all prompts at once")
+            c.add_argument("--n", type=flags.whole(1, 10_000), default=40,
+                           help="samples a case (default 40, the paper's)")
+            c.add_argument("--temperature", type=flags.number(0, 100), default=0.2,
+                           help="0 is greedy (default 0.2)")
         if name != "generate":
-            c.add_argument("--rules", choices=("official", "strict"), default="official", help="whose verdicts to report")
+            c.add_argument("--rules", choices=("official", "strict"), default="official",
+                           help="whose verdicts to report")
         if name == "score":
-            c.add_argument("samples", nargs="+", help="sample files, in the official sampler's form")
-    return humaneval.check_flags(p, p.parse_args(argv))
+            c.add_argument("samples", nargs="+", type=flags.file,
+                           help="sample files, in the official sampler's form")
+    return p
 
 
 def generate_command(args, path):
-    import sample
     problems = read_problems(path)[:args.limit]
+    import sample  # here because of JAX: a fault of the problem file need not wait for it
     settings, new_chat, logprob = humaneval.load_model(args, ("mode", "n", "temperature", "top_p", "seed", "ckpt"), path)
     settings["stop"] = "truncate_turn"
     generate(problems, args.out, settings, new_chat, logprob, sample.truncate_turn, args.batch_size)
@@ -445,11 +504,12 @@ def run_command(args, path):
     pick = lambda *names: [f"--problems={path}", *pass_flags(args, names)]
     call_script(__file__, "generate", *pick("ckpt", "out", "mode", "n", "temperature", "top_p", "seed", "limit",
                                                       "batch_size"))
-    call_script(__file__, "score", *pick("rules", "timeout", "workers"), *["--unsafe"] * args.unsafe, "--", args.out)
+    call_script(__file__, "score", *pick("rules", "timeout", "workers", "results"),
+                *["--unsafe"] * args.unsafe, "--", args.out)
 
 
 def main():
-    args = parse_args()
+    args = parser().parse_args()
     humaneval.start(args)
     path = Path(args.problems) if args.problems else find_benchmark("mtpb.jsonl")
     if args.command == "generate":
@@ -457,8 +517,9 @@ def main():
     elif args.command == "run":
         run_command(args, path)
     else:
-        score(read_problems(path), args.samples, args.rules, args.timeout, args.workers, args.unsafe, is_official(path),
-              settings_of(args.samples[0]))
+        source = None if is_official(path) else path
+        score(read_problems(path), args.samples, args.rules, args.timeout, args.workers,
+              args.unsafe, settings_of(args.samples[0]), source, args.results)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@
 """
 import argparse
 import dataclasses
-import json
 import math
 import re
 import subprocess
@@ -16,6 +15,7 @@ from functools import partial
 from pathlib import Path
 
 from harness.cli import CORES, cli, one_line_errors
+from harness.flags import whole
 
 import numpy as np
 
@@ -36,9 +36,11 @@ def parse_args(argv=None):
     p.add_argument("--seed", type=int, default=0, help="of the draws (default 0)")
     p.add_argument("--dtype", choices=["float32", "bfloat16"], help="of the weights (default: the checkpoint's; "
                    "bfloat16 is half the memory)")
+    p.add_argument("--mp_num", type=whole(1, 1024), help="of a Hugging Face folder: blocks of its fused "
+                   "qkv_proj (default 4; a CodeGen2 may have 8, and is asked for)")
     p.add_argument("--plan", action="store_true", help="sample nothing: say what decoding --model takes on a TPU")
-    p.add_argument("--model", default="350M", help="with --plan: a preset of model.py (default 350M)")
-    p.add_argument("--topology", default="v4:1x1x1", help="with --plan: a TPU, like v5p:1x1x1; one chip decodes")
+    p.add_argument("--model", help="with --plan: a preset of model.py (default 350M)")
+    p.add_argument("--topology", help="with --plan: a TPU, like v5p:1x1x1; one chip decodes (default v4:1x1x1)")
     args = p.parse_args(argv)
     for name, low, high in (("num_samples", 1, 10 ** 6), ("max_new_tokens", 1, 10 ** 6), ("temperature", 0, 100),
                             ("top_p", 0, 1)):
@@ -58,7 +60,6 @@ from jax import lax
 
 import tpu_mesh
 from model import (
-    CONFIGS,
     Config,
     forward_cached,
     head,
@@ -407,7 +408,7 @@ def prompt_logprob(params, config, tokenizer, texts, spans=None):
 
 # ------------------------------------------------------ loading --------------------------------------------------
 
-def load(ckpt, dtype=None):
+def load(ckpt, dtype=None, mp_num=None):
     """A checkpoint folder, an out_dir (its newest) or a Hugging Face folder -> (config, params, tokenizer).
 
     Only the weights are read. dtype: what matrices are held and multiplied in, by default what config.json says."""
@@ -416,7 +417,7 @@ def load(ckpt, dtype=None):
     config = Config(**meta["model"])
     if dtype:
         config = dataclasses.replace(config, dtype=dtype)
-    params = load_params(folder, config, dtype=dtype or "float32")
+    params = load_params(folder, config, dtype=dtype or "float32", mp_num=mp_num)
     return config, params if jax.default_backend() == "tpu" else unstack(params), get_tokenizer(meta["tokenizer"])
 
 
@@ -497,37 +498,14 @@ def session(params, config, tokenizer, args):
         print(histories[-1].rstrip("\n"))
 
 
-def plan(args):
-    """--plan: what decoding takes on one chip, by formula. A token reads every weight (float32, as `load` holds them) and
-    the keys and values of its row, and multiplies each weight twice; the slower of the two bounds it. Last line: JSON."""
-    if args.model not in CONFIGS:
-        raise ValueError(f"--model {args.model} is no preset: use one of {', '.join(CONFIGS)}")
-    chip, _ = tpu_mesh.parse_topology(args.topology)
-    config, rows = CONFIGS[args.model], args.num_samples
-    weights = 4 * num_params(config)
-    cache = sum(a.size * a.dtype.itemsize for a in jax.eval_shape(lambda: init_cache(config, rows)).values())
-    memory = (weights + cache) / chip.hbm_rate
-    compute = 2 * num_params(config) * rows / chip.flops
-    row = dict(fits=weights + cache < chip.hbm, model=args.model, topology=args.topology, rows=rows, context=config.block_size,
-               weight_bytes=weights, cache_bytes=cache, hbm_bytes=chip.hbm, step_seconds=max(memory, compute),
-               bound="HBM" if memory > compute else "compute", tokens_per_s=round(rows / max(memory, compute)))
-    print(f"{args.model} on one chip of {args.topology}: weights {weights / 2 ** 30:.2f} GiB, cache of {rows} x "
-          f"{config.block_size} tokens {cache / 2 ** 30:.2f} GiB, of {chip.hbm / 2 ** 30:.0f} GiB")
-    print(f"at most {row['tokens_per_s']:,} tokens/s: {1000 * memory:.2f} ms a token to read memory, "
-          f"{1000 * compute:.3f} to compute")
-    if not row["fits"]:
-        print("does not fit: weights and cache are more than the chip holds; try fewer --num_samples, a larger chip or a "
-              "smaller model")
-    print(json.dumps(row))
-
-
 def main():
     args = parse_args()
-    if args.plan:
-        return plan(args)
+    if args.plan or args.model or args.topology:
+        from plan.decoding import main as plan_main
+        return plan_main(args)
     sys.stdout.reconfigure(errors="replace")       # a sampled half of a character must not end the program
     tpu_mesh.start()
-    config, params, tokenizer = load(args.ckpt, args.dtype)
+    config, params, tokenizer = load(args.ckpt, args.dtype, args.mp_num)
     if args.prompt is None:
         return session(params, config, tokenizer, args)
     stop = tuple(s.encode().decode("unicode_escape") for s in args.stop)

@@ -7,27 +7,23 @@ A mesh has three axes (paper, section 2.2, and jaxformer):
     tp     heads, feed-forward and vocabulary are split over these chips, which work on the same tokens
 """
 import contextlib
-import importlib.util
+import hashlib
 import json
 import math
 import os
-import re
 import shutil
 import sys
-import tempfile
 import threading
 import zlib
 from functools import partial
-from itertools import permutations
 from pathlib import Path
-from typing import NamedTuple
 
 import jax
 import numpy as np
 from jax import lax
-from jax.sharding import AxisType, NamedSharding
+from jax.experimental.mesh_utils import create_device_mesh
+from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
-from tqdm import tqdm
 
 DATA = ("dp", "fsdp")    # the axes that split the batch
 HEARTBEAT = 30           # seconds without a sign of life after which a process counts as dead and the others end
@@ -76,7 +72,20 @@ def make_mesh(dp=1, fsdp=1, tp=1, devices=None):
     if need < len(devices) and jax.process_count() > 1:
         raise ValueError(f"--dp {dp} --fsdp {fsdp} --tp {tp} uses {need} of {len(devices)} devices: with several "
                          "processes the product must be all of them")
-    return jax.make_mesh((dp, fsdp, tp), ("dp", "fsdp", "tp"), axis_types=(AxisType.Auto,) * 3, devices=devices[:need])
+    grid = device_grid(devices[:need], dp, fsdp, tp)
+    return Mesh(grid, ("dp", "fsdp", "tp"), axis_types=(AxisType.Auto,) * 3)
+
+
+def device_grid(devices, dp: int, fsdp: int, tp: int):
+    """The devices as an array (dp, fsdp, tp), in JAX's order: the chips of a mesh axis are neighbours, tp first.
+
+    An axis that is no product of whole sides of a TPU slice gets a part of a side (fsdp 8 of v6e:4x4), which
+    jax.make_mesh refuses on most TPUs. Chips with holes between them, as when some are left over, stay as they
+    are listed."""
+    try:
+        return create_device_mesh((dp, fsdp, tp), devices, allow_split_physical_axes=True)
+    except AssertionError:
+        return np.array(devices).reshape(dp, fsdp, tp)
 
 
 def check_divides(config, batch_size: int, grad_accum: int, dp: int, fsdp: int, tp: int):
@@ -94,32 +103,17 @@ def check_divides(config, batch_size: int, grad_accum: int, dp: int, fsdp: int, 
 
 # ------------------------------------------------ what a chip can do ---------------------------------------------
 
-class Chip(NamedTuple):
-    """One device at its best, as its maker's data sheet states it (cloud.google.com/tpu/docs, nvidia.com)."""
-    flops: float          # dense bf16 FLOP/s
-    hbm: int              # bytes of memory
-    hbm_rate: float       # bytes/s to and from it
-    link: float = 0       # bytes/s of one interconnect link in one direction: the sheet's total / links of a chip / 8 bits
-    ring: int = 0         # a side of the slice closes to a ring if this divides it; both directions then carry data
-    topology: str = ""    # what `--topology` calls it
-
-
-CHIPS = {   # by the beginning of JAX's device_kind. JAX sees the two cores of a v4 or v5p chip as one device.
-    "TPU v4":      Chip(275e12, 32 * 2 ** 30, 1228e9, 2400e9 / 6 / 8, 4, "v4"),
-    "TPU v5 lite": Chip(197e12, 16 * 2 ** 30, 819e9, 1600e9 / 4 / 8, 16, "v5e"),
-    "TPU v5":      Chip(459e12, 95 * 2 ** 30, 2765e9, 4800e9 / 6 / 8, 4, "v5p"),
-    "TPU v6 lite": Chip(918e12, 32 * 2 ** 30, 1640e9, 3200e9 / 4 / 8, 16, "v6e"),
-    "NVIDIA H100": Chip(989e12, 80 * 10 ** 9, 3350e9),
-    "NVIDIA H200": Chip(989e12, 141 * 10 ** 9, 4800e9),
-    "NVIDIA A100": Chip(312e12, 80 * 10 ** 9, 2039e9),
+PEAK_FLOPS = {      # dense bf16 FLOP/s of a data sheet, by the beginning of JAX's device_kind
+    "TPU v4": 275e12, "TPU v5 lite": 197e12, "TPU v5": 459e12, "TPU v6 lite": 918e12,
+    "NVIDIA H100": 989e12, "NVIDIA H200": 989e12, "NVIDIA A100": 312e12,
 }
 
 
 def peak_flops(mesh):
     """Peak of the whole mesh in FLOP/s, for MFU; None for a device that is not in the table, a CPU among them."""
     kind = mesh.devices.flat[0].device_kind
-    chip = next((c for name, c in CHIPS.items() if kind.startswith(name)), None)
-    return chip and chip.flops * mesh.size
+    peak = next((flops for name, flops in PEAK_FLOPS.items() if kind.startswith(name)), None)
+    return peak and peak * mesh.size
 
 
 # XLA for TPUs waits for each collective unless told not to. With these, weights are gathered while the layer computes.
@@ -153,19 +147,6 @@ def platform() -> str:
     device = jax.sharding.get_abstract_mesh().abstract_device
     kind = device.device_kind if device else ""
     return "tpu" if kind.startswith("TPU") else "cpu" if kind == "cpu" else jax.default_backend()
-
-
-def untracked(f, *args):
-    """f(*args) for an f that does not say over which axes its results vary, as JAX's attention kernels do not.
-
-    It runs where shard_map does not track that, and its results vary wherever an argument does. Only for an f without
-    collectives, that is handed its own gradient as well: untracked, a derivative would not know what to add up."""
-    axes = tuple(sorted(frozenset().union(*map(varying, jax.tree.leaves(args)))))
-    if not axes:
-        return f(*args)
-    forget = lambda x: x[None][0]      # in there the result of any operation is untracked; the arguments still are not
-    inner = jax.shard_map(lambda *args: f(*jax.tree.map(forget, args)), in_specs=P(), out_specs=P(), check_vma=False)
-    return jax.tree.map(lambda x: vary(x, axes), inner(*args))
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
@@ -340,6 +321,28 @@ def find_checkpoint(path) -> Path:
     return found[-1]
 
 
+def fingerprint(folder) -> str:
+    """Which model lies in a checkpoint or Hugging Face folder, as one line of text: a copy has the
+    same one, another step or other weights have another.
+
+    A digest of config.json, of the indexes with each shard's checksum, and of pieces of what is too
+    large to be read whole: weight files of others, which have no checksums."""
+    folder, digest = Path(folder), hashlib.sha256()
+    ours = lambda file: file.is_file() and file.suffix != ".md" and file.name[0] != "."
+    for file in sorted(filter(ours, folder.iterdir())):
+        size = file.stat().st_size
+        digest.update(f"{file.name} {size} ".encode())
+        if file.name.startswith("shards_"):
+            continue
+        places = [0] if size <= 1 << 20 else [*range(0, size, size // 64), size - (1 << 12)]
+        with open(file, "rb") as f:
+            for place in places:
+                f.seek(place)
+                digest.update(f.read(1 << 20 if place == 0 else 1 << 12))
+    step = load_meta(folder).get("step")
+    return f"{f'step {step}, ' if step is not None else ''}sha256 {digest.hexdigest()[:16]}"
+
+
 def load_meta(folder) -> dict:
     """config.json of a checkpoint folder."""
     try:
@@ -402,226 +405,3 @@ def instead(folder) -> str:
     """What to do about a damaged checkpoint: the one before it, if there is one."""
     others = [p for p in checkpoints(folder.parent) if p != folder]
     return f"the one before it is {others[-1]}: remove the damaged folder to use it" if others else "there is no other"
-
-
-# ------------------------------------------------ weight files of others ------------------------------------------
-
-def weight_files(folder):
-    """The files of a Hugging Face folder that hold its tensors, one or those of an index; safetensors before torch's."""
-    for name in ("model.safetensors", "pytorch_model.bin"):
-        index = folder / f"{name}.index.json"
-        if (folder / name).is_file():
-            return [folder / name]
-        if index.is_file():
-            try:
-                return sorted({folder / file for file in json.loads(index.read_text())["weight_map"].values()})
-            except (ValueError, KeyError) as e:
-                raise ValueError(f"{index} is damaged: {e!r}") from None
-    raise FileNotFoundError(f"{folder} holds neither model.safetensors nor pytorch_model.bin")
-
-
-def read_tensors(file, name=None):
-    """The tensor `name` of a weight file as numpy, or without a name {name: shape} of all, from the file's header.
-
-    A file is mapped, and anew for each tensor: the pages of a map count as memory of the process until it is closed."""
-    package = "safetensors" if file.suffix == ".safetensors" else "torch"
-    try:
-        library = importlib.import_module(package)
-        if package == "safetensors":
-            with library.safe_open(file, "numpy") as f:
-                return f.get_tensor(name) if name else {n: tuple(f.get_slice(n).get_shape()) for n in f.keys()}
-        tensors = library.load(file, map_location="cpu", weights_only=True, mmap=True)
-        return tensors[name].float().numpy() if name else {n: tuple(t.shape) for n, t in tensors.items()}
-    except ImportError:
-        raise ValueError(f"to read {file} the package {package} is needed: pip install {package}") from None
-    except Exception as e:      # each library has errors of its own
-        raise ValueError(f"{file} cannot be read ({type(e).__name__}): {e}") from None
-
-
-def write_tensors(file, shapes: dict, tensor):
-    """Write a float32 safetensors file, asking tensor(name) for one array after the other.
-
-    The format: the length of a JSON header in 8 bytes, the header, then the tensors where the header says."""
-    header, end = dict(__metadata__=dict(format="pt")), 0
-    for name, shape in shapes.items():
-        begin, end = end, end + 4 * math.prod(shape)
-        header[name] = dict(dtype="F32", shape=shape, data_offsets=[begin, end])
-    raw = json.dumps(header).encode()
-    raw += b" " * (-len(raw) % 8)      # so that the tensors start at a multiple of 8
-    with open(file, "wb") as f:
-        f.write(len(raw).to_bytes(8, "little") + raw)
-        for name in tqdm(shapes, desc="write weights", unit=" tensors", delay=2, leave=False, disable=None):
-            f.write(np.ascontiguousarray(tensor(name), "<f4"))
-        flush(f)
-
-
-# ------------------------------------------- machines that are not here -------------------------------------------
-# train.py --plan compiles the step for a TPU by its compiler alone. What the program does is then read from its text.
-
-def parse_topology(text: str):
-    """"v4:8x8x4" -> (Chip, sides (8, 8, 4)). Raises ValueError that says what is expected."""
-    name, _, sides = text.partition(":")
-    chip = next((c for c in CHIPS.values() if c.topology == name), None)
-    if not chip or not re.fullmatch(r"\d+(x\d+){1,2}", sides):
-        raise ValueError(f"--topology {text!r}: expected a TPU and the sides of its slice, like v4:8x8x4, v5p:4x4x8, "
-                         "v5e:16x16 or v6e:8x16")
-    return chip, tuple(int(n) for n in sides.split("x"))
-
-
-def topology_mesh(topology: str, dp: int, fsdp: int, tp: int):
-    """The mesh of a TPU that is not here, for compiling only; None without the package libtpu, its compiler."""
-    if importlib.util.find_spec("libtpu") is None:
-        return None
-    os.environ |= dict(TPU_SKIP_MDS_QUERY="1", TPU_WORKER_HOSTNAMES="localhost", TPU_ACCELERATOR_TYPE="v4-8",
-                       TPU_MIN_LOG_LEVEL="3", ALLOW_MULTIPLE_LIBTPU_LOAD="1")     # look for no TPU, and say nothing of it
-    from jax.experimental import topologies
-    cores = dict(chip_config_name="megacore") if topology.startswith("v4") else {}    # its two cores as one device
-    return make_mesh(dp, fsdp, tp, topologies.get_topology_desc(topology, platform="tpu", **cores).devices)
-
-
-def compile_with_text(lowered):
-    """(executable, its program as text). The text is what XLA itself writes down: `as_text` cannot read back the programs
-    of every TPU (jaxlib 0.10 and 0.11 with Pallas kernels on v5p)."""
-    with tempfile.TemporaryDirectory() as folder:
-        program = lowered.compile(compiler_options=dict(xla_dump_to=folder, xla_dump_hlo_as_text=True))
-        return program, next(Path(folder).glob("*after_optimizations.txt")).read_text()
-
-
-def places(sides, dp, fsdp, tp):
-    """Coordinates (dp, fsdp, tp, sides) of the chips, laid so that tp, then fsdp, gets whole sides of the slice."""
-    grid = np.stack(np.indices(sides), -1)                                              # (*sides, len(sides))
-    ways = [grid.transpose(*order, len(sides)).reshape(dp, fsdp, tp, -1) for order in permutations(range(len(sides)))]
-    return max(ways, key=lambda way: [links(way, sides, 1, (axis,)) for axis in ("tp", "fsdp", "dp")])
-
-
-def links(coords, sides, ring, axes):
-    """How many links of a chip a collective over these mesh axes uses: two for each side of the slice that it runs all
-    around, one where there is no way around. coords: (dp, fsdp, tp, sides)."""
-    group = coords[tuple(slice(None) if a in axes else 0 for a in ("dp", "fsdp", "tp"))].reshape(-1, coords.shape[-1])
-    spans = [len(set(column)) for column in group.T[:len(sides)]]
-    return sum(2 if n == side and side % ring == 0 else 1 for n, side in zip(spans, sides) if n > 1)
-
-
-class Collective(NamedTuple):
-    kind: str           # all-gather, reduce-scatter, all-reduce, ...
-    axes: tuple         # mesh axes that it runs over
-    count: int          # times a step
-    bytes: int          # of what goes in on one device, all times together
-    hidden: bool        # started early and waited for later, so that the chip computes meanwhile
-
-    def moved(self, ranks):
-        """Bytes that leave a device, in rings of `ranks`: its part for every other one, in an all-reduce twice."""
-        whole = self.bytes * (ranks if self.kind == "all-gather" else 1)
-        return whole * (ranks - 1) / ranks * (2 if self.kind == "all-reduce" else 1)
-
-
-WIDTH = dict(pred=1, s8=1, u8=1, bf16=2, f16=2, s16=2, u16=2, f32=4, s32=4, u32=4, f64=8, s64=8, u64=8)
-NO_TRAFFIC = ("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "iota", "partition-id", "after-all")
-
-
-def arrays(type_text: str):
-    """[(bytes, in HBM or not)] of an HLO type. S(1), S(3), ... are memories on the chip."""
-    return [(WIDTH[t] * math.prod(int(n) for n in dims.split(",") if n), "S(" not in layout)
-            for t, dims, layout in re.findall(r"\b([a-z]+\d*)\[([\d,]*)\](\{[^}]*\})?", type_text) if t in WIDTH]
-
-
-def groups_axes(text: str, mesh_shape: dict):
-    """The mesh axes that replica groups run over, and their size: from {{0,1},{2,3}} or [2,2]<=[4] as HLO writes them."""
-    if found := re.search(r"replica_groups=\[(\d+),(\d+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", text):
-        numbers = lambda s: [int(n) for n in s.split(",")]
-        ids = np.arange(math.prod(numbers(found[3]))).reshape(numbers(found[3]))
-        group = ids.transpose(numbers(found[4]) if found[4] else None).reshape(int(found[1]), int(found[2]))[0]
-    elif found := re.search(r"(?:replica_groups|source_target_pairs)=\{\{([\d,]+)\}", text):
-        group = [int(n) for n in found[1].split(",")]
-    else:
-        group = range(math.prod(mesh_shape.values()))
-    places = np.array(np.unravel_index(group, tuple(mesh_shape.values()))).T                # (ranks, axes)
-    return tuple(a for a, column in zip(mesh_shape, places.T) if len(set(column)) > 1), len(places)
-
-
-def read_program(hlo: str, mesh_shape: dict):
-    """(HBM bytes, [Collective]) of one run of a compiled program on one device, from its text.
-
-    Loops count as often as they run. HBM traffic is what instructions read and write outside of the chip's own memories;
-    of an array that a fusion only slices or updates in place, the slice."""
-    bodies = {}
-    for name, body in re.findall(r"^(?:ENTRY )?%?([\w.-]+) [^\n]*\{\n(.*?)^\}(?:, execution_thread=\S+)?$", hlo, re.M | re.S):
-        bodies[name] = {n: (type_text, op, re.findall(r"%([\w.-]+)", rest.split(")")[0]), rest) for n, type_text, op, rest
-                        in re.findall(r"^ +(?:ROOT )?%([\w.-]+) = (.*?) ([a-z][\w-]*)\((.*)$", body, re.M)}
-    total, found = [0], {}
-
-    def size(body, names, everywhere=False):
-        return sum(n for name in names if name in body for n, hbm in arrays(body[name][0]) if hbm or everywhere)
-
-    def called(rest, word="calls"):
-        return re.search(rf"\b{word}=%?([\w.-]+)", rest)[1]
-
-    def fusion_reads(body, index):
-        """Bytes that a fusion reads of its operand number `index`."""
-        me = next((n for n, (_, op, _, rest) in body.items() if op == "parameter" and rest.startswith(f"{index})")), None)
-        read = 0
-        for name, (_, op, operands, rest) in body.items():
-            if me not in operands:
-                continue
-            if op in ("dynamic-slice", "slice"):
-                read += size(body, [name], True)
-            elif op == "fusion":
-                read += sum(fusion_reads(bodies[called(rest)], i) for i, o in enumerate(operands) if o == me)
-            elif not (op == "dynamic-update-slice" and operands[0] == me):
-                return size(body, [me], True)
-        return read
-
-    def fusion_writes(body, whole):
-        """Bytes that it writes: of an update in place, the update."""
-        updates = [size(body, [operands[1]], True) for _, op, operands, _ in body.values() if op == "dynamic-update-slice"]
-        return min(whole, sum(updates)) if updates else whole
-
-    def visit(name, times):
-        body = bodies[name]
-        for n, (_, op, operands, rest) in body.items():
-            kind = op.removesuffix("-start")
-            inside = bodies[called(rest)] if op in ("fusion", "async-start") else {}
-            within = next((o for _, o, _, _ in inside.values() if o in ("all-gather", "all-reduce", "reduce-scatter")), None)
-            if op == "while":
-                trips = max(int(c) for _, o, _, r in bodies[called(rest, "condition")].values()
-                            if o == "constant" and (c := r.split(")")[0]).isdigit())
-                visit(called(rest, "body"), times * trips)
-            elif op in ("conditional", "call"):
-                for branch in re.findall(r"%([\w.-]+)", rest[rest.index(")"):]):
-                    if branch in bodies:
-                        visit(branch, times)
-            elif within or kind in ("all-gather", "all-reduce", "reduce-scatter", "collective-permute", "all-to-all"):
-                if within:
-                    text = next(r for _, o, _, r in inside.values() if o == within)
-                    kind = "reduce-scatter" if "reduce-scatter" in called(rest) else within
-                axes, ranks = groups_axes(text if within else rest, mesh_shape)
-                key = kind, axes, ranks, op.endswith("-start")
-                count, size_so_far = found.get(key, (0, 0))
-                found[key] = count + times, size_so_far + times * size(body, operands, True)
-                total[0] += times * size(body, [n] if op.endswith("-start") else [*operands, n])   # a start's type has both
-            elif op == "fusion":
-                whole = {o for o in operands if o in body and any(hbm for _, hbm in arrays(body[o][0]))}
-                read = sum(fusion_reads(inside, i) for i, o in enumerate(operands) if o in whole)
-                total[0] += times * (read + fusion_writes(inside, size(body, [n])))
-            elif op in ("copy-start", "slice-start", "dynamic-slice", "slice"):
-                total[0] += times * min(size(body, operands), size(body, [n], True))
-            elif op not in (*NO_TRAFFIC, "async-update") and not op.endswith("-done") \
-                    and (op != "custom-call" or "tpu_custom_call" in rest):
-                total[0] += times * size(body, [n] if op.endswith("-start") else [*operands, n])
-
-    visit(re.search(r"^ENTRY %?([\w.-]+)", hlo, re.M)[1], 1)
-    return total[0], [Collective(kind, axes, *found[kind, axes, ranks, hidden], hidden)
-                      for kind, axes, ranks, hidden in found if ranks > 1]
-
-
-def roofline(chip: Chip, coords, sides, flops: float, hbm_bytes: float, collectives) -> dict:
-    """Seconds of a step at data-sheet rates: arithmetic and HBM run side by side, and hidden collectives beside both;
-    for the others the chip waits."""
-    ranks = lambda axes: math.prod(n for n, a in zip(coords.shape, ("dp", "fsdp", "tp")) if a in axes)
-    rate = lambda axes: chip.link * links(coords, sides, chip.ring, axes)
-    times = [(c.hidden, c.moved(ranks(c.axes)) / rate(c.axes)) for c in collectives]
-    out = dict(compute=flops / chip.flops, hbm=hbm_bytes / chip.hbm_rate, hidden=sum(t for h, t in times if h),
-               waiting=sum(t for h, t in times if not h))
-    step = max(out["compute"], out["hbm"], out["hidden"]) + out["waiting"]
-    each = dict(compute=out["compute"], HBM=out["hbm"], interconnect=out["hidden"] + out["waiting"])
-    return out | dict(step=step, bound=max(each, key=each.get))

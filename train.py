@@ -8,12 +8,9 @@
 """
 import argparse
 import dataclasses
-import importlib.util
-import itertools
 import json
 import math
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -22,6 +19,7 @@ from functools import partial
 from pathlib import Path
 
 from harness.cli import cli, one_line_errors
+from harness.flags import whole
 
 import jax
 import jax.numpy as jnp
@@ -175,161 +173,6 @@ def init_state(seed: int, config, mesh):
     return init(jax.random.key(seed))
 
 
-def lower_step(config, hyper, mesh):
-    """The step of a mesh, ready to compile, from shapes alone: no weight is made, the mesh may be one that is not here."""
-    state = jax.eval_shape(partial(fresh_state, config=config), jax.random.key(0))
-    state = jax.tree.map(lambda a, to: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=to), state,
-                         state_shardings(config, mesh))
-    tokens = jax.ShapeDtypeStruct((hyper.batch_size, config.block_size + 1), jnp.int32, sharding=NamedSharding(mesh, P(DATA)))
-    return make_train_step(config, hyper, mesh).lower(state, tokens)
-
-
-# ------------------------------------------------ plans for a TPU ------------------------------------------------
-
-def estimate(config, hyper, dp, fsdp, tp):
-    """What a step takes on one device by counting alone: (state bytes, temporary bytes, HBM bytes, [Collective]).
-
-    A layer's matrices have 12 D^2 weights. Activations that a layer writes and reads, bf16, in units of (B, T, D):
-    about 8 that are whole on each tp rank and 20 that are split, forward; all again under remat; twice that backward."""
-    c, remat, A = config, hyper.remat, hyper.grad_accum
-    width = jnp.dtype(c.dtype).itemsize
-    b = hyper.batch_size // (dp * fsdp * A)                               # sequences of one device at a time
-    x = b * c.block_size * c.n_embd                                       # elements of (b, T, D)
-    layer, ends = 12 * c.n_embd ** 2 / tp, 2 * c.n_embd * c.vocab_size / tp     # gathered weights of a tp rank
-    shard = num_params(c) / (fsdp * tp)
-    logits = 4 * b * c.block_size * c.vocab_size / tp
-    touched = width * x * (8 + 20 / tp)
-    temp = shard * (4 + width + 4 * (A > 1)) + 2 * width * layer + 4 * layer + 2.5 * logits + 2 * touched \
-        + c.n_layer * (width * x if remat else touched)
-    hbm = shard * 4 * 8 + A * (c.n_layer * (layer * (2 + remat) * 2 * width + layer * 8 + touched * (3 + remat)) + 6 * logits)
-    passes = 1 + remat
-    moves = [tpu_mesh.Collective("all-gather", ("fsdp",), A * (4 * c.n_layer * passes + 2),
-                                 A * (width * passes * layer * c.n_layer + 3 * ends) / fsdp, True),
-             tpu_mesh.Collective("reduce-scatter", ("fsdp",), A * (4 * c.n_layer + 2),
-                                 A * 4 * (layer * c.n_layer + ends), False),
-             tpu_mesh.Collective("all-reduce", ("tp",), A * 2 * (c.n_layer + 1),
-                                 A * 2 * (c.n_layer + 1) * width * x, False),
-             tpu_mesh.Collective("all-reduce", ("dp",), 1, 4 * shard, False)]
-    sizes = dict(dp=dp, fsdp=fsdp, tp=tp)
-    return 12 * shard, temp, hbm, [m for m in moves if sizes[m.axes[0]] > 1]
-
-
-def make_plan(config, hyper, topology, dp, fsdp, tp, budget, compiled=True):
-    """One plan as a dict, the JSON of --plan: compiled for that TPU, or counted by formula. budget: tokens of the run."""
-    chip, sides = tpu_mesh.parse_topology(topology)
-    chips, tokens = math.prod(sides), hyper.batch_size * config.block_size
-    if dp * fsdp * tp != chips:
-        raise ValueError(f"--dp {dp} --fsdp {fsdp} --tp {tp} is a mesh of {dp * fsdp * tp} and {topology} has {chips} chips")
-    tpu_mesh.check_divides(config, hyper.batch_size, hyper.grad_accum, dp, fsdp, tp)
-    state, temp, hbm, moves = estimate(config, hyper, dp, fsdp, tp)
-    error = ""
-    mesh = tpu_mesh.topology_mesh(topology, dp, fsdp, tp) if compiled else None
-    if mesh:
-        try:
-            program, text = tpu_mesh.compile_with_text(lower_step(config, hyper, mesh))
-            memory = program.memory_analysis()
-            state = memory.argument_size_in_bytes
-            temp = memory.temp_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
-            hbm, moves = tpu_mesh.read_program(text, mesh.shape)
-        except jax.errors.JaxRuntimeError as e:
-            if "RESOURCE_EXHAUSTED" not in str(e):
-                raise
-            used = re.search(r"Used ([\d.]+[KMGT]) of ([\d.]+[KMGT]) hbm", str(e))
-            error = f"the compiler needs {used[1]} of {used[2]}" if used else "the compiler runs out of memory"
-    flops = tokens / chips * model.hardware_flops_per_token(config, hyper.remat)
-    line = tpu_mesh.roofline(chip, tpu_mesh.places(sides, dp, fsdp, tp), sides, flops, hbm, moves)
-    rate, sizes = tokens / line["step"], dict(dp=dp, fsdp=fsdp, tp=tp)
-    model_flops = tokens * flops_per_token(config)
-    return dict(
-        fits=not error and state + temp < chip.hbm, why=error, compiled=bool(mesh), topology=topology, chips=chips,
-        mesh=sizes, batch_size=hyper.batch_size, grad_accum=hyper.grad_accum, remat=hyper.remat,
-        tokens_per_step=tokens, dtype=config.dtype, params=num_params(config), state_bytes_per_chip=round(state),
-        temp_bytes_per_chip=round(temp), hbm_bytes=chip.hbm, flops_per_step=model_flops,
-        flops_per_chip=model_flops / chips, hbm_traffic_bytes=round(hbm), collectives=[
-            m._asdict() | dict(moved_bytes=round(m.moved(math.prod(sizes[a] for a in m.axes)))) for m in moves],
-        seconds={k: line[k] for k in ("compute", "hbm", "hidden", "waiting")}, step_seconds=line["step"],
-        bound=line["bound"], mfu=model_flops / chips / chip.flops / line["step"], tokens_per_s=round(rate),
-        days=budget / rate / 86400, jax=jax.__version__)
-
-
-def better_plans(config, hyper, topology, budget, batch_sizes):
-    """Plans for all sensible meshes and micro-batches that fit by formula, the fastest first."""
-    chip, sides = tpu_mesh.parse_topology(topology)
-    chips, found = math.prod(sides), []
-    for tp, batch, accum in itertools.product((1, 2, 4, 8), batch_sizes, (1, 2, 4, 8, 16, 32)):
-        for fsdp in (chips // tp // d for d in (1, 2, 4, 8, 16, 32, 64) if chips % (tp * d) == 0):
-            trial = dataclasses.replace(hyper, batch_size=batch, grad_accum=accum)
-            try:
-                plan = make_plan(config, trial, topology, chips // tp // fsdp, fsdp, tp, budget, compiled=False)
-            except ValueError:      # something does not divide
-                continue
-            if plan["state_bytes_per_chip"] + plan["temp_bytes_per_chip"] < 0.9 * chip.hbm:
-                found.append(plan)
-    return sorted(found, key=lambda p: -p["mfu"])
-
-
-def flags_of(plan):
-    return " ".join(f"--{k} {n}" for k, n in plan["mesh"].items()) + \
-        f" --batch_size {plan['batch_size']} --grad_accum {plan['grad_accum']}"
-
-
-def show_plan(p):
-    """A plan for people."""
-    gib = lambda n: f"{n / 2 ** 30:.2f} GiB"
-    left = p["hbm_bytes"] - p["state_bytes_per_chip"] - p["temp_bytes_per_chip"]
-    print(f"{p['topology']}, {p['chips']} chips, " + ("compiled by the TPU compiler" if p["compiled"] else "by formula alone"))
-    print(f"  {flags_of(p)}: {p['tokens_per_step']:,} tokens a step, {p['params']:,} parameters, {p['dtype']}")
-    print(f"  a chip holds  parameters and optimizer {gib(p['state_bytes_per_chip'])} · activations and temporary "
-          f"{gib(p['temp_bytes_per_chip'])} · left {gib(left)} of {gib(p['hbm_bytes'])}")
-    print(f"  model FLOPs   {p['flops_per_step']:.3g} a step · {p['flops_per_chip']:.3g} a chip")
-    for c in p["collectives"]:
-        print(f"  {c['kind']:<18} over {'+'.join(c['axes']):<8} {c['count']:>5} a step, {c['moved_bytes'] / 1e9:8.3f} GB sent "
-              "by a chip" + (" while it computes" if c["hidden"] else ""))
-    s = p["seconds"]
-    print(f"  seconds       compute {s['compute']:.3f} · HBM {s['hbm']:.3f} · interconnect {s['hidden']:.3f} while computing, "
-          f"{s['waiting']:.3f} waiting · a step {p['step_seconds']:.3f}, bound by {p['bound']}")
-    print(f"  predicted     {p['tokens_per_s']:,} tokens/s · MFU {p['mfu']:.1%} · {p['days']:.1f} days for the paper's tokens")
-
-
-def plan_main(args):
-    """--plan: compile the real step for a TPU that is not here and say what it takes. The last line is JSON."""
-    args.model = args.model or "toy"
-    jax.config.update("jax_platforms", "cpu")       # the compiler is all that is needed of a TPU
-    config, hyper, _ = settle(args, platform="tpu")
-    tokens, steps, *_ = RECIPES[args.model]
-    budget, topology = tokens * steps, args.topology
-    if importlib.util.find_spec("libtpu") is None:
-        print("libtpu is not installed, so nothing is compiled and this is by formula alone: pip install libtpu")
-    if args.search:
-        sizes = [hyper.batch_size] if args.batch_size else [hyper.batch_size // 2, hyper.batch_size, 2 * hyper.batch_size]
-        plans = better_plans(config, hyper, topology, budget, sizes)
-        for p in plans[:12]:
-            print(f"  by formula  MFU {p['mfu']:.1%}  {p['step_seconds']:7.2f} s a step, bound by {p['bound']:<12} "
-                  f"{(p['state_bytes_per_chip'] + p['temp_bytes_per_chip']) / 2 ** 30:6.1f} GiB a chip  {flags_of(p)}")
-        best = compile_best(config, hyper, plans, budget)
-        if best is None:
-            raise ValueError(f"no mesh of {topology} holds this model by formula: take a larger slice")
-    else:
-        best = make_plan(config, hyper, topology, args.dp, args.fsdp, args.tp, budget)
-        show_plan(best)
-        if not best["fits"]:
-            other = compile_best(config, hyper, better_plans(config, hyper, topology, budget, [hyper.batch_size]), budget)
-            need = best["why"] or f"{(best['state_bytes_per_chip'] + best['temp_bytes_per_chip']) / 2 ** 30:.1f} GiB a chip"
-            print(f"does not fit: {need}, " + (f"try {flags_of(other)}" if other else "and no mesh of it holds this model: "
-                                               "try a larger slice"))
-    print(json.dumps(best | dict(model=args.model)))
-
-
-def compile_best(config, hyper, plans, budget, tries=3):
-    """The fastest of the first few plans that the compiler says fit."""
-    done = []
-    for p in plans[:tries]:
-        trial = dataclasses.replace(hyper, batch_size=p["batch_size"], grad_accum=p["grad_accum"])
-        done.append(make_plan(config, trial, p["topology"], **p["mesh"], budget=budget))
-        show_plan(done[-1])
-    return max((p for p in done if p["fits"]), key=lambda p: p["mfu"], default=None)
-
-
 # ------------------------------------------------- checkpoints ---------------------------------------------------
 
 def flatten(state) -> dict:
@@ -373,6 +216,8 @@ def parse_args(argv=None):
     p.add_argument("--out_dir", default="out", help="checkpoints and metrics.jsonl go here (default out)")
     p.add_argument("--init_from", default="scratch", help="scratch, resume, or a checkpoint or Hugging Face folder: its "
                    "weights alone are taken")
+    p.add_argument("--mp_num", type=whole(1, 1024), help="of a Hugging Face folder: blocks of its fused "
+                   "qkv_proj (default 4; a CodeGen2 may have 8, and is asked for)")
     p.add_argument("--steps", type=int, help="train up to this step (default: the preset's)")
     for f in dataclasses.fields(Hyper):
         if f.name != "remat":
@@ -465,7 +310,8 @@ def stop_on_signal() -> list:
 
 def main():
     args = parse_args()
-    if args.plan:
+    if args.plan or args.topology or args.search:
+        from plan.training import main as plan_main
         return plan_main(args)
     tpu_mesh.start(args.coordinator, args.num_processes, args.process_id)
     lead = jax.process_index() == 0
@@ -505,7 +351,7 @@ def main():
     else:
         state = init_state(args.seed, config, mesh)
         if source:
-            state["params"] = model.load_params(source, config, mesh)
+            state["params"] = model.load_params(source, config, mesh, mp_num=args.mp_num)
     if source:
         say(f"from {source}" + (f", step {first}" if first else ", weights alone"))
 

@@ -15,6 +15,7 @@ import versus  # noqa: F401 (puts the scripts on the path)
 
 import train
 from model import Config, flops_per_token, num_params
+from plan.compiler import lower_step
 from tpu_mesh import make_mesh
 
 BASE, BATCH = Config(n_layer=2, n_head=4, n_embd=128, rotary_dim=16, block_size=128, vocab_size=512), 8
@@ -28,7 +29,7 @@ def step_of(changes):
     batch = changes.get("batch", BATCH)
     config = replace(BASE, **{k: v for k, v in changes.items() if k != "batch"})
     hyper = train.Hyper(batch_size=batch, grad_accum=train.micro_batches(config, batch))
-    memory = train.lower_step(config, hyper, make_mesh()).compile().memory_analysis()
+    memory = lower_step(config, hyper, make_mesh()).compile().memory_analysis()
     step, state = train.make_train_step(config, hyper, make_mesh()), train.init_state(0, config, make_mesh())
     tokens = jax.device_put(np.zeros((batch, config.block_size + 1), np.int32))
 

@@ -72,7 +72,8 @@ def main():
     p.add_argument("--rounds", type=int, default=5, help="measurements of each side (default 5)")
     p.add_argument("--megabytes", type=int, nargs="+", default=[1, 10, 100], help="sizes (default 1 10 100)")
     args = p.parse_args()
-    from data import get_tokenizer, write_hf_tokenizer
+    from data import get_tokenizer
+    from hf.tokenizer import write_hf_tokenizer
     machine("tiktoken", "tokenizers")
     with tempfile.TemporaryDirectory() as work:
         work = Path(work)

@@ -55,7 +55,9 @@ def cli(main):
 def complain(error) -> int:
     """One line on stderr -> exit code 2."""
     with contextlib.suppress(OSError, ValueError):      # a full disk or a closed pipe: nobody can be told
-        print(f"{Path(sys.argv[0]).name}: error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
+        started = Path(sys.argv[0])
+        name = started.parent.name if started.name == "__main__.py" else started.name    # python -m hf
+        print(f"{name}: error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
     return 2
 
 

@@ -1,78 +1,140 @@
-"""Files of problems and samples: found, read line by line, written under a temporary name, resumed."""
+"""Files of problems and samples: found, read by lines, written under a temporary name, resumed."""
 import collections
+import contextlib
+import errno
 import fcntl
 import gzip
 import hashlib
+import http.client
 import json
 import os
 import re
+import secrets
 import urllib.request
 import zlib
 from pathlib import Path
 
 BENCHMARKS = {
-    "HumanEval.jsonl.gz": ("b796127e635a67f93fb35c04f4cb03cf06f38c8072ee7cee8833d7bee06979ef",
-                           "https://github.com/openai/human-eval/raw/master/data/HumanEval.jsonl.gz"),
-    "mtpb.jsonl": ("3ab79ddb160f484a63491330ba72204930d56cc946f7c0c5fb469622a941f89c",
-                   "https://raw.githubusercontent.com/salesforce/CodeGen/main/codegen1/benchmark/mtpb.jsonl"),
+    "HumanEval.jsonl.gz": (
+        "b796127e635a67f93fb35c04f4cb03cf06f38c8072ee7cee8833d7bee06979ef",
+        "https://github.com/openai/human-eval/raw/master/data/HumanEval.jsonl.gz"),
+    "mtpb.jsonl": (
+        "3ab79ddb160f484a63491330ba72204930d56cc946f7c0c5fb469622a941f89c",
+        "https://raw.githubusercontent.com/salesforce/CodeGen/main/codegen1/benchmark/mtpb.jsonl"),
 }
 
 
+UNPACKED = "1d49078ba3e2b196b9344535bef34a43021f038fad9561d6ee7c53450609a6a2"   # HumanEval.jsonl
+
+
 def find_benchmark(name) -> Path:
-    """An official file: from $CODEGEN_BENCHMARKS, from ~/.cache/codegen, or downloaded there once and checked."""
+    """An official file: from $CODEGEN_BENCHMARKS, from ~/.cache/codegen, or downloaded there once
+    and checked. ValueError that says what to do where it is nowhere."""
     sha256, url = BENCHMARKS[name]
-    cache = Path.home() / ".cache" / "codegen"
-    for folder in (os.environ.get("CODEGEN_BENCHMARKS"), cache):
-        if folder and (Path(folder) / name).is_file():
-            return Path(folder) / name
+    named = os.environ.get("CODEGEN_BENCHMARKS")
+    folders = [Path(named)] if named else []
+    with contextlib.suppress(RuntimeError):     # a user without a home folder
+        folders.append(Path.home() / ".cache" / "codegen")
+    for folder in folders:
+        with contextlib.suppress(PermissionError):
+            if (folder / name).is_file():
+                return folder / name
+    advice = f"save {url} in a folder that CODEGEN_BENCHMARKS names, or give --problems FILE"
     try:
         with urllib.request.urlopen(url, timeout=30) as reply:
             content = reply.read()
-        cache.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ValueError(f"{name} is not here and cannot be downloaded ({error}): save {url} as {cache / name}, or in a "
-                         "folder that CODEGEN_BENCHMARKS names") from None
+    except (OSError, http.client.HTTPException) as error:
+        raise ValueError(f"{name} is not here and cannot be downloaded ({error}): "
+                         + advice) from None
     if hashlib.sha256(content).hexdigest() != sha256:
         raise ValueError(f"{url} is not the official file (its sha256 differs): nothing was saved")
-    replace_file(cache / name, content)
+    try:
+        cache = Path.home() / ".cache" / "codegen"
+        cache.mkdir(parents=True, exist_ok=True)
+        replace_file(cache / name, content)
+    except (OSError, RuntimeError) as error:
+        raise ValueError(f"{name} has no place in a home folder ({error}): {advice}") from None
     return cache / name
 
 
 def is_official(path) -> bool:
-    """Whether a problem file is, byte for byte, one of the official ones."""
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest() in [sha256 for sha256, _ in BENCHMARKS.values()]
+    """Whether a problem file is an official one, byte for byte (HumanEval's also unpacked)."""
+    digests = [sha256 for sha256, _ in BENCHMARKS.values()] + [UNPACKED]
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest() in digests
 
 
 def read_lines(path):
-    """A .jsonl or .jsonl.gz file -> [(line number, dict)]. ValueError names the line that is no JSON object.
-
-    Lines end at \\n only: a Unicode line separator inside a JSON string is ordinary text."""
+    """A .jsonl or .jsonl.gz file -> [(line number, dict)]. ValueError names the line that is no
+    JSON object."""
     try:
         with (gzip.open if str(path).endswith(".gz") else open)(path, "rb") as file:
-            lines = file.read().split(b"\n")
+            return parse_lines(file.read(), path)
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise ValueError(f"{path} is no whole gzip file: {error}") from None
+
+
+def parse_lines(raw: bytes, path):
+    """The same from a file's bytes. Lines end at \\n only: a Unicode line separator inside a JSON
+    string is ordinary text."""
     found = []
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(raw.split(b"\n"), 1):
         if line.strip():
             try:
                 record = json.loads(line)
             except (ValueError, RecursionError) as error:
-                raise ValueError(f"{path}, line {number}: no JSON ({error}); mend or delete the line") from None
+                why = " ".join(str(error).split())[:100]
+                raise ValueError(f"{path}, line {number}: no JSON ({why}); mend or delete the "
+                                 "line") from None
             if not isinstance(record, dict):
                 raise ValueError(f"{path}, line {number}: a JSON object is expected")
             found.append((number, record))
     return found
 
 
+# --------------------------------------------- writing ------------------------------------------
+
+def open_part(path):
+    """A new file beside `path`, under a name that nobody has."""
+    while True:
+        with contextlib.suppress(FileExistsError):
+            return open(f"{path}.{secrets.token_hex(4)}.part", "xb")
+
+
 def replace_file(path, content: bytes):
-    """Write under a temporary name, then rename: a reader sees the old file or the new one."""
-    part = Path(f"{path}.part")
-    with open(part, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)
+    """Write under a temporary name, then rename: a reader sees the old file or the new one, whole.
+
+    A link goes on pointing to the file; into /dev/null or a pipe the content is just written."""
+    path = os.path.realpath(path)
+    if os.path.exists(path) and not os.path.isfile(path):
+        with open(path, "wb") as file:
+            file.write(content)
+        return
+    with open_part(path) as part:
+        try:
+            part.write(content)
+            part.flush()
+            os.fsync(part.fileno())
+            os.replace(part.name, path)
+        except BaseException:
+            os.unlink(part.name)
+            raise
+
+
+def check_writable(path, *inputs):
+    """Before hours of work: can this file be written, and is it none of the inputs? It stays as it
+    is. ValueError says what to do."""
+    if any(os.path.realpath(path) == os.path.realpath(i) for i in inputs):
+        raise ValueError(f"the results would overwrite {path}: give --results FILE")
+    there = os.path.exists(path)
+    try:
+        if there and not os.access(path, os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        if not there or os.path.isfile(path):   # beside a device or a pipe nothing is made
+            with open_part(os.path.realpath(path)) as part:
+                os.unlink(part.name)
+    except OSError as error:
+        raise ValueError(f"the results cannot be written to {path} ({error.strerror}): "
+                         "give --results FILE") from None
 
 
 def append_records(path, records):
@@ -83,52 +145,92 @@ def append_records(path, records):
         os.fsync(file.fileno())
 
 
-def resume(path, settings, key, wanted):
-    """Open or go on with a sample file -> (ids that it holds whole, a lock to hold while writing).
+# ------------------------------------------ sample files ----------------------------------------
 
-    What a killed run left of other wanted ids is removed; wanted: {id: number of records}, key: the field with the id.
-    The settings lie in path + ".json". ValueError for a file that was made with other settings, or that another process
-    is writing."""
+NOT_COMPARED = {"ckpt"}     # a place; which model lies there, its fingerprint "checkpoint" says
+
+
+@contextlib.contextmanager
+def resume(path, settings, key, wanted):
+    """Open or go on with a sample file -> the ids that it holds whole. Nobody else writes then.
+
+    What a killed run left of other wanted ids is removed; wanted: {id: number of records}, key: the
+    field with the id. The settings lie in path + ".json". ValueError, and nothing is touched, for a
+    file that was made with other settings or by another model, that another process is writing, or
+    where a stranger's file lies in the settings' place."""
     path = Path(path)
     if path.suffix == ".gz":
-        raise ValueError(f"{path}: samples are appended as plain text, choose a name that ends in .jsonl")
+        raise ValueError(f"{path}: samples are appended as plain text, "
+                         "choose a name that ends in .jsonl")
+    place = Path(f"{path}.json")
+    for name in (path, place):
+        if name.exists() and not name.is_file():
+            raise ValueError(f"{name} is no file: choose another --out")
+    has_samples = lambda: path.exists() and path.stat().st_size > 0
+    if has_samples() and not place.exists():
+        raise ValueError(f"{path} has no settings beside it in {place}: choose another --out")
     path.parent.mkdir(parents=True, exist_ok=True)
-    lock = open(f"{path}.json", "a+")
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        raise ValueError(f"{path} is being written by another process") from None
-    if not path.exists() or not path.stat().st_size:
-        lock.truncate(0)
-        json.dump(settings, lock)
-        lock.flush()
-        return set(), lock
+    ours = not place.exists()
+    with open(place, "a+", encoding="utf-8") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ValueError(f"{path} is being written by another process") from None
+        except OSError:                         # a file system without locks: nobody is kept out
+            pass
+        try:
+            if has_samples():
+                yield take_up(path, settings, key, wanted)
+            else:
+                old = settings_of(path)
+                known = old is not None and settings.keys() - {"checkpoint"} <= old.keys()
+                if place.stat().st_size and not known:
+                    raise ValueError(f"{place} is not ours, and the settings of {path} belong "
+                                     "there: choose another --out")
+                ours = True
+                lock.truncate(0)
+                json.dump(settings, lock)
+                lock.flush()
+                yield set()
+        finally:
+            if ours and not has_samples():
+                place.unlink(missing_ok=True)   # nothing was sampled, so nothing stays
+
+
+def take_up(path, settings, key, wanted):
+    """Check that a sample file is of these settings, and cut off what is not whole -> its ids."""
     old = settings_of(path)
     if old is None:
-        raise ValueError(f"{path} has no settings beside it in {path}.json: choose another --out")
-    other = [k for k in settings if old.get(k) != settings[k]]
+        raise ValueError(f"{path}.json does not hold the settings of {path}: choose another --out")
+    if "checkpoint" in settings and old.get("checkpoint") != settings["checkpoint"]:
+        said = "does not say which model made it (an earlier version wrote it)"
+        if isinstance(old.get("checkpoint"), str):
+            said = f"is of another model, {old['checkpoint'][:80]}, and --ckpt is " \
+                   f"{settings['checkpoint']}"
+        raise ValueError(f"{path} {said}: choose another --out")
+    other = [k for k in settings if old.get(k) != settings[k] and k not in NOT_COMPARED]
     if other:
-        raise ValueError(f"{path} was made with other settings ({', '.join(other)}): choose another --out")
+        raise ValueError(f"{path} was made with other settings ({', '.join(other)}): "
+                         "choose another --out")
     raw = path.read_bytes()
-    if not raw.endswith(b"\n"):                 # killed in the middle of a line
-        replace_file(path, raw[:raw.rfind(b"\n") + 1])
-    records, counts = [r for _, r in read_lines(path)], collections.Counter()
+    whole, _, torn = raw.rpartition(b"\n")
+    records, counts = [r for _, r in parse_lines(whole, path)], collections.Counter()
     for r in records:
         counts[str(r.get(key))] += 1
     done = {i for i, n in wanted.items() if counts[i] == n}
     broken = {i for i in wanted if counts[i]} - done
-    if broken:
-        replace_file(path, "".join(json.dumps(r) + "\n" for r in records if str(r.get(key)) not in broken).encode())
+    if torn or broken:                          # killed in the middle of a line, or of a problem
+        kept = [r for r in records if str(r.get(key)) not in broken]
+        replace_file(path, "".join(json.dumps(r) + "\n" for r in kept).encode())
     if done:
         print(f"resuming: {len(done)} of {len(wanted)} problems are there")
-    return done, lock
+    return done
 
 
 def settings_of(path) -> dict | None:
     """The settings that `resume` left beside a sample file; None where there are none."""
     try:
-        settings = json.loads(Path(f"{path}.json").read_text())
-        return settings if isinstance(settings, dict) else None
+        return read_json(f"{path}.json")
     except (OSError, ValueError):
         return None
 
@@ -137,7 +239,7 @@ def results_path(path):
     return re.sub(r"\.(jsonl(\.gz)?|json)$", "", str(path)) + "_results.jsonl"
 
 
-# ------------------------------------------- JSON files that may be damaged ----------------------------------------
+# -------------------------------- JSON files that may be damaged --------------------------------
 
 def read_json(path, wanted=None, most=1 << 28) -> dict:
     """A JSON object from a file, checked against `wanted` (see `check`). ValueError names the file and what is wrong;

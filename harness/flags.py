@@ -8,6 +8,8 @@ import math
 import os
 from pathlib import Path
 
+from harness.cli import CORES
+
 
 def whole(low, high=2 ** 31 - 1):
     """A whole number from low to high."""
@@ -82,7 +84,37 @@ def new_folder(value):
 
 
 def below_folders(value):
+    if not value.strip():
+        raise argparse.ArgumentTypeError("is blank: give a name")
     for above in Path(value).parents:
         if above.exists() and not above.is_dir():
             raise argparse.ArgumentTypeError(f"{value}: {above} is a file, not a folder")
     return value
+
+
+def benchmark_flags(parser, command, out, timeout):
+    """The flags that generate, score, selftest and run of both benchmarks share. out: the sample
+    file, timeout: seconds a program, where none is given."""
+    parser.add_argument("--problems", type=file,
+                        help="a file in the benchmark's format (default: the official one)")
+    if command in ("generate", "run"):
+        parser.add_argument("--ckpt", type=folder, default="out",
+                            help="a checkpoint folder, or train.py's out_dir (default out)")
+        parser.add_argument("--out", type=new_file, default=out,
+                            help=f"the sample file; an unfinished one is resumed (default {out})")
+        parser.add_argument("--top_p", type=number(0, 1), default=0.95,
+                            help="nucleus: probability mass kept (default 0.95; 0 is greedy)")
+        parser.add_argument("--seed", type=whole(0), default=0, help="of the draws (default 0)")
+        parser.add_argument("--limit", type=whole(1), help="the first LIMIT problems only")
+        parser.add_argument("--batch_size", type=whole(1, 10 ** 5), default=64,
+                            help="texts sampled together (default 64)")
+    if command != "generate":
+        parser.add_argument("--timeout", type=number(0.1, 1e5), default=timeout,
+                            help=f"seconds a program (default {timeout:g})")
+        parser.add_argument("--workers", type=whole(1, 1000), default=CORES,
+                            help="programs run at once (default: the cores)")
+        parser.add_argument("--unsafe", action="store_true",
+                            help="run programs even where they cannot be isolated")
+    if command in ("score", "run"):
+        parser.add_argument("--results", type=new_file,
+                            help="where the verdicts go (default: beside the samples)")

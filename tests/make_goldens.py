@@ -96,10 +96,11 @@ def reference_tokenizer():
     from transformers import CodeGenTokenizer
 
     import data
+    from hf.tokenizer import SPELL, last_merge
     gpt2 = data.get_tokenizer("gpt2")
-    spell = lambda token: "".join(data.SPELL[b] for b in token)
+    spell = lambda token: "".join(SPELL[b] for b in token)
     ranks = {token: i for i, token in enumerate(gpt2.vocab[:-1])}
-    pairs = [data.last_merge(token, ranks) for token in ranks]
+    pairs = [last_merge(token, ranks) for token in ranks]
     vocab = {spell(token): i for token, i in ranks.items()} | {"<|endoftext|>": 50256}
     tokenizer = CodeGenTokenizer(vocab=vocab, merges=[tuple(map(spell, pair)) for pair in pairs if pair])
     tokenizer.add_tokens([" " * n for n in range(31, 1, -1)] + ["\t" * n for n in range(9, 1, -1)])

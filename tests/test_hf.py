@@ -1,5 +1,6 @@
 """Laws of the released weights: transformers' numbers (goldens from make_goldens.py), there and back, what is refused."""
 import json
+import shutil
 import sys
 from functools import partial
 from pathlib import Path
@@ -12,11 +13,16 @@ import pytest
 from make_goldens import CASES, PROMPT, TOP_P, random_ids, random_logits, random_strings, random_tensors, sizes
 
 import data
+import hf.files
 import model
 import sample
 import tpu_mesh
 import train
-from model import Config, export_hf, from_hf, hf_config, import_hf, loss_fn, num_params, param_table, read_hf, to_hf
+from hf.config import FIXED, blocks_of, hf_config
+from hf.layout import from_hf, hf_tensors, to_hf
+from hf.tokenizer import hf_vocab, last_merge, read_hf_tokenizer, write_hf_tokenizer
+from hf.weights import read_hf
+from model import Config, export_hf, import_hf, loss_fn, num_params, param_table
 
 safetensors = pytest.importorskip("safetensors.numpy", reason="needs pip install safetensors")
 HERE = Path(__file__).parent
@@ -108,22 +114,44 @@ def test_a_wrong_mp_num_loads_and_is_another_model(folders):
 # ---- there and back
 
 @pytest.mark.parametrize("case", ["odd", "6 heads"])
-def test_import_and_export_give_the_same_bytes(case, folders, tmp_path, monkeypatch, capsys):
-    """Through both commands: Hugging Face -> checkpoint -> Hugging Face."""
+def test_import_and_export_give_the_same_bytes(case, tmp_path, monkeypatch, capsys):
+    """Through both commands: Hugging Face -> checkpoint -> Hugging Face. What a stranger calls NAME.tmp stays."""
     def run(*args):
         monkeypatch.setattr(sys, "argv", ["model.py", *map(str, args)])
         model.main()
-    # bytes needs 257 rows, which these do not have: nothing is encoded here
-    run("import", "--hf", folders[case], "--out", tmp_path / "ckpt", "--tokenizer", "bytes")
+    monkeypatch.setitem(CASES, case, CASES[case] | dict(vocab_size=300))      # rows for every byte
+    folder = write_folder(tmp_path / "hf", sizes(case), random_tensors(case))
+    (tmp_path / "back.tmp").mkdir()
+    (tmp_path / "back.tmp" / "mine").write_text("keep")
+    run("import", "--hf", folder, "--out", tmp_path / "ckpt", "--tokenizer", "bytes")
     run("export", "--ckpt", tmp_path / "ckpt", "--hf", tmp_path / "back/")
     equal(safetensors.load_file(tmp_path / "back" / "model.safetensors"), random_tensors(case))
-    assert f"{num_params(hf_config(folders[case])):,} parameters, tokenizer bytes" in capsys.readouterr().out
+    assert f"{num_params(hf_config(folder)):,} parameters, tokenizer bytes" in capsys.readouterr().out
     assert sizes(case).items() <= json.loads((tmp_path / "back" / "config.json").read_text()).items()
-    assert not (tmp_path / "back.tmp").exists()
+    assert {p.name for p in tmp_path.iterdir()} == {"hf", "ckpt", "back", "back.tmp"}
+    assert (tmp_path / "back.tmp" / "mine").read_text() == "keep"
+    assert (tmp_path / "back").stat().st_mode == (tmp_path / "ckpt").stat().st_mode
     with pytest.raises(ValueError, match="already holds checkpoints"):
-        run("import", "--hf", folders[case], "--out", tmp_path / "ckpt", "--tokenizer", "bytes")
+        run("import", "--hf", folder, "--out", tmp_path / "ckpt", "--tokenizer", "bytes")
     with pytest.raises(ValueError, match="exists already"):
         run("export", "--ckpt", tmp_path / "ckpt", "--hf", tmp_path / "back")
+
+
+def test_large_models_are_written_in_parts(folders, tmp_path, monkeypatch):
+    """Parts of at most so many bytes under an index; nothing is left where a part cannot be written."""
+    config, params = read("odd", folders["odd"])
+    monkeypatch.setattr(hf.files, "LARGEST", 100_000)
+    export_hf(params, config, tmp_path / "parts")
+    files = sorted((tmp_path / "parts").glob("*.safetensors"))
+    assert len(files) > 3 and files[0].name == f"model-00001-of-{len(files):05d}.safetensors"
+    assert all(f.stat().st_size < 110_000 for f in files)
+    index = json.loads((tmp_path / "parts" / "model.safetensors.index.json").read_text())
+    assert index["metadata"]["total_size"] == 4 * num_params(config)
+    equal(import_hf(tmp_path / "parts")[1], params)
+    monkeypatch.setitem(sys.modules, "safetensors.numpy", None)
+    with pytest.raises(ValueError, match="pip install safetensors"):
+        export_hf(params, config, tmp_path / "none")
+    assert [p.name for p in tmp_path.iterdir()] == ["parts"]
 
 
 def test_shards_buffers_and_half_precision(folders, tmp_path):
@@ -142,7 +170,7 @@ def test_shards_buffers_and_half_precision(folders, tmp_path):
         where |= dict.fromkeys(part, file)
     (folder / "model.safetensors.index.json").write_text(json.dumps(dict(metadata={}, weight_map=where)))
     config, params = import_hf(folder)
-    for theirs, (name, layer, _) in model.hf_tensors(config, 4).items():
+    for theirs, (name, layer, _) in hf_tensors(config, 4).items():
         w = np.asarray(params[name] if layer is None else params[name][layer])
         np.testing.assert_array_equal(to_hf(name, w, 4), stored[theirs].astype(np.float32), err_msg=theirs)
     (folder / "model-00002-of-00003.safetensors").unlink()
@@ -179,7 +207,7 @@ def test_wrong_tensors_are_named(folders, tmp_path):
 
 @pytest.mark.parametrize("change, words", [
     (dict(model_type="gpt2"), "model_type is gpt2"), (dict(activation_function="relu"), "activation_function is relu"),
-    (dict(n_inner=17), "n_inner is 17"), (dict(n_layer=None), "size of the model"), (dict(rotary_dim=99), "rotary_dim"),
+    (dict(n_inner=17), "n_inner is 17"), (dict(n_layer=None), "n_layer must be there"), (dict(rotary_dim=99), "rotary_dim"),
     (dict(n_layer=3), "h.2.ln_1.weight is missing")])
 def test_other_models_are_refused(change, words, folders, tmp_path):
     with pytest.raises(ValueError, match=words):
@@ -206,13 +234,119 @@ def test_damaged_files_and_missing_packages_are_one_line(folders, tmp_path, monk
         import_hf(folder)
 
 
+POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:0123\nsize 797365461\n"
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "pytorch_model.bin"])
+@pytest.mark.parametrize("text, words", [(POINTER, "Git LFS pointer"), ("<!DOCTYPE html>", "a web page")])
+def test_files_that_stand_for_others_are_named(name, text, words, folders, tmp_path):
+    folder = write_folder(tmp_path / "hf", sizes("small"), random_tensors("small"))
+    if name == "pytorch_model.bin":
+        pytest.importorskip("torch")
+        (folder / "model.safetensors").unlink()
+    (folder / name).write_text(text)
+    with pytest.raises(ValueError, match=f"{name} is .*{words}"):
+        import_hf(folder)
+
+
+ODD = [None, True, "2", -1, 2.5, [], {}, 2 ** 70, 10 ** 9, float("nan")]
+
+
+@pytest.mark.parametrize("key", [*sizes("small"), "n_inner", "tie_word_embeddings", "layer_norm_epsilon",
+                                 "activation_function", "model_type", "auto_map", "_name_or_path"])
+@pytest.mark.parametrize("value", ODD, ids=repr)
+def test_odd_values_in_config_json(key, value, folders, tmp_path):
+    """One line that names the key, or a key that means nothing here; no memory is taken before it is refused."""
+    path = folders["small"] / "config.json"
+    (tmp_path / "config.json").write_text(json.dumps(json.loads(path.read_text()) | {key: value}))
+    (tmp_path / "model.safetensors").symlink_to(folders["small"] / "model.safetensors")
+    try:
+        _, params = import_hf(tmp_path)
+    except ValueError as error:
+        assert key in str(error) or "CodeGen2" in str(error) or "missing" in str(error)
+        return
+    assert key in ("n_ctx", "n_inner", "_name_or_path", "auto_map") or value == FIXED.get(key, ())
+    equal(params, import_hf(folders["small"])[1])
+
+
+@pytest.mark.parametrize("index", [
+    {}, {"weight_map": None}, {"weight_map": []}, {"weight_map": {"a": 1}}, {"weight_map": {"a": None}},
+    {"weight_map": {"a": "../model.safetensors"}}, {"weight_map": {"a": "/etc/passwd"}}, {"weight_map": {"a": ".."}}])
+def test_odd_indices_are_refused(index, folders, tmp_path):
+    """A path that leaves the folder is not followed, though the file is there and whole."""
+    folder = tmp_path / "hf"
+    folder.mkdir()
+    shutil.copy(folders["small"] / "config.json", folder)
+    shutil.copy(folders["small"] / "model.safetensors", tmp_path)
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(ValueError, match="index.json is damaged"):
+        import_hf(folder)
+
+
+@pytest.mark.parametrize("kind", [np.int8, np.int64, bool])
+def test_whole_numbers_are_no_weights(kind, tmp_path):
+    tensors = random_tensors("small")
+    tensors["lm_head.weight"] = tensors["lm_head.weight"].astype(kind)
+    with pytest.raises(ValueError, match="lm_head.weight holds .* no floats"):
+        import_hf(write_folder(tmp_path / "hf", sizes("small"), tensors))
+
+
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "model.module."])
+def test_prefixed_names_are_read(prefix, folders, tmp_path):
+    prefixed = {prefix + n: w for n, w in random_tensors("small").items()}
+    equal(import_hf(write_folder(tmp_path / "hf", sizes("small"), prefixed))[1], import_hf(folders["small"])[1])
+
+
+def test_a_model_without_its_head_is_told(tmp_path):
+    base = {n.removeprefix("transformer."): w for n, w in random_tensors("small").items() if "lm_head" not in n}
+    with pytest.raises(ValueError, match="hf: lm_head.weight is missing; lm_head.bias is missing$"):
+        import_hf(write_folder(tmp_path / "hf", sizes("small"), base))
+
+
+@pytest.mark.parametrize("new_format", [True, False])
+@pytest.mark.parametrize("wrap", [dict, lambda t: dict(model=t, step=3), lambda t: dict(state_dict=t, epoch=1)])
+def test_torch_files_in_each_form(new_format, wrap, folders, tmp_path):
+    torch = pytest.importorskip("torch", reason="needs pip install torch")
+    tensors = {f"module.{n}": torch.tensor(w) for n, w in random_tensors("small").items()}
+    shutil.copy(folders["small"] / "config.json", tmp_path)
+    torch.save(wrap(tensors), tmp_path / "pytorch_model.bin", _use_new_zipfile_serialization=new_format)
+    equal(import_hf(tmp_path)[1], import_hf(folders["small"])[1])
+
+
+@pytest.mark.parametrize("content", [[], {}, {"step": 3}, {"model": {"a": 1}}, 3])
+def test_torch_files_without_weights(content, folders, tmp_path):
+    torch = pytest.importorskip("torch", reason="needs pip install torch")
+    shutil.copy(folders["small"] / "config.json", tmp_path)
+    torch.save(content, tmp_path / "pytorch_model.bin")
+    with pytest.raises(ValueError, match="pytorch_model.bin holds no weights"):
+        import_hf(tmp_path)
+
+
+@pytest.mark.parametrize("change, name", [({"auto_map": {"AutoConfig": "configuration_codegen.CodeGenConfig"}}, "hf"),
+                                          ({"_name_or_path": "Salesforce/codegen2-1B"}, "hf"), ({}, "codegen25-7b-mono")])
+def test_a_codegen2_asks_for_mp_num(change, name, tmp_path):
+    folder = write_folder(tmp_path / name, sizes("mp8") | change, random_tensors("mp8"))
+    config = hf_config(folder)
+    with pytest.raises(ValueError, match="add --mp_num 8"):
+        model.load_params(folder, config)
+    right, wrong = (model.load_params(folder, config, mp_num=n) for n in (8, 4))
+    assert not np.array_equal(right["qkv_proj"], wrong["qkv_proj"])
+
+
+def test_names_of_the_first_codegen_ask_for_nothing(tmp_path):
+    """codegen-2B-mono is a size, not a version."""
+    for name in ("codegen-2B-mono", "codegen_2b_nl", "codegen-16B-multi"):
+        config = sizes("small") | {"_name_or_path": f"Salesforce/{name}"}
+        assert blocks_of(write_folder(tmp_path / name, config, {})) == 4
+
+
 # ---- tokenizers
 
 @pytest.mark.parametrize("name", ["codegen", "bytes", "miniature"])
 def test_the_tokenizer_of_a_written_folder_is_recognised(name, tmp_path):
     tokenizer = data.get_tokenizer(name)
-    data.write_hf_tokenizer(tokenizer, tmp_path, 256)
-    assert data.get_tokenizer(data.read_hf_tokenizer(tmp_path)).vocab == tokenizer.vocab
+    write_hf_tokenizer(tokenizer, tmp_path, 256)
+    assert data.get_tokenizer(read_hf_tokenizer(tmp_path)).vocab == tokenizer.vocab
     content = json.loads((tmp_path / "tokenizer.json").read_text())
     assert sorted(content["model"]["vocab"].values()) == list(range(tokenizer.n_vocab))
     if name == "codegen":       # GPT-2's file of merges has 50,000 lines and begins with "Ġ t"
@@ -221,15 +355,45 @@ def test_the_tokenizer_of_a_written_folder_is_recognised(name, tmp_path):
 
 def test_the_tokenizer_of_a_released_folder_is_recognised(tmp_path):
     """vocab.json with GPT-2's 50,257 entries, and added_tokens.json where there are CodeGen's runs."""
-    vocab, added = data.hf_vocab(data.get_tokenizer("codegen"))
+    vocab, added = hf_vocab(data.get_tokenizer("codegen"))
     runs = {text: i for text, i in added.items() if i != 50256}
     (tmp_path / "vocab.json").write_text(json.dumps({text: i for text, i in vocab.items() if text not in runs}))
-    assert data.read_hf_tokenizer(tmp_path) == "gpt2"
+    with pytest.raises(ValueError, match="without added_tokens.json.*--tokenizer gpt2"):     # or CodeGen's, its runs lost
+        read_hf_tokenizer(tmp_path)
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(dict(tokenizer_class="GPT2Tokenizer")))
+    assert read_hf_tokenizer(tmp_path) == "gpt2"
+    about = dict(added_tokens_decoder={str(i): dict(content=text) for text, i in runs.items()})
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(about))
+    assert read_hf_tokenizer(tmp_path) == "codegen"
     (tmp_path / "added_tokens.json").write_text(json.dumps(runs))
-    assert data.read_hf_tokenizer(tmp_path) == "codegen"
+    assert read_hf_tokenizer(tmp_path) == "codegen"
     (tmp_path / "added_tokens.json").write_text(json.dumps(runs | {"more": 50295}))
     with pytest.raises(ValueError, match="neither GPT-2's nor CodeGen's"):
-        data.read_hf_tokenizer(tmp_path)
+        read_hf_tokenizer(tmp_path)
+
+
+@pytest.mark.parametrize("name, content", [
+    ("vocab.json", []), ("vocab.json", {"a": None}), ("vocab.json", {"a": "1"}), ("vocab.json", {"a": 2 ** 70}),
+    ("tokenizer.json", {}), ("tokenizer.json", {"model": []}), ("tokenizer.json", {"model": {"vocab": []}}),
+    ("tokenizer.json", {"model": {"vocab": {"a": {}}}}),
+    ("tokenizer.json", {"model": {"vocab": {}}, "added_tokens": [None]}),
+    ("tokenizer.json", {"model": {"vocab": {}}, "added_tokens": [{"content": [], "id": 1}]}),
+    ("tokenizer_config.json", {"added_tokens_decoder": {"x": {"content": "y"}}})])
+def test_damaged_tokenizer_files_ask_for_a_name(name, content, tmp_path):
+    (tmp_path / "vocab.json").write_text('{"a": 0}')
+    (tmp_path / name).write_text(json.dumps(content))
+    with pytest.raises(ValueError, match="damaged ones .*--tokenizer gpt2"):
+        read_hf_tokenizer(tmp_path)
+
+
+def test_which_tokenizer_is_taken_is_said_and_has_rows(byte_model, tmp_path, capsys):
+    top, config, _ = byte_model
+    assert model.read_meta(top / "hf")["tokenizer"] == "bytes"
+    assert "tokenizer bytes, 257 ids of 260 rows" in capsys.readouterr().err
+    folder = write_folder(tmp_path / "hf", sizes("small"), random_tensors("small"))
+    write_hf_tokenizer(data.get_tokenizer("bytes"), folder, 96)
+    with pytest.raises(ValueError, match="257 ids and the embedding 67 rows"):
+        model.read_meta(folder)
 
 
 def test_no_tokenizer_files_ask_for_a_name(folders):
@@ -241,7 +405,7 @@ def test_merges_give_the_ids_of_tiktoken():
     """Lowest merge first, as transformers applies tokenizer.json, on words that the trained tokenizer has to cut."""
     t = data.get_tokenizer("miniature")
     ranks = {token: i for i, token in enumerate(t.vocab[:-1])}
-    order = {tuple(pair): i for i, pair in enumerate(filter(None, (data.last_merge(token, ranks) for token in ranks)))}
+    order = {tuple(pair): i for i, pair in enumerate(filter(None, (last_merge(token, ranks) for token in ranks)))}
     random = np.random.RandomState(0)
     for _ in range(300):
         word = "".join(random.choice(list("aeinorstlp"), random.randint(1, 12)))

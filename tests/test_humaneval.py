@@ -353,3 +353,447 @@ def test_the_prompt_goes_in_untouched(tmp_path):
     humaneval.generate(problems, tmp_path / "s.jsonl", {"n": 1, "max_new_tokens": 8}, Chat,
                        lambda texts: [(-1.0, 1)] * len(texts), None, batch_size=41)
     assert seen == [p["prompt"] for p in problems.values()]
+
+
+# ---- problem files of one's own
+
+# Tests that need more than plain values: (prompt, right, wrong, the body of check).
+KINDS = {
+    "exception": (
+        "def half(n):\n",
+        "    if n % 2: raise ValueError\n    return n // 2\n",
+        "    return n // 2\n",
+        "    try: candidate(3)\n    except ValueError: return\n    assert False\n",
+    ),
+    "assertion": (
+        "def half(n):\n",
+        "    assert n % 2 == 0\n",
+        "    return n\n",
+        "    try: candidate(3)\n    except AssertionError: return\n    raise ValueError\n",
+    ),
+    "in place": (
+        "def turn(xs):\n",
+        "    xs.reverse()\n",
+        "    return xs[::-1]\n",
+        "    xs = [1, 2]\n    candidate(xs)\n    assert xs == [2, 1]\n",
+    ),
+    "unchanged": (
+        "def turned(xs):\n",
+        "    return xs[::-1]\n",
+        "    xs.reverse()\n    return xs\n",
+        "    xs = [1, 2]\n    assert candidate(xs) == [2, 1]\n    assert xs == [1, 2]\n",
+    ),
+    "a copy": (
+        "def copied(xs):\n",
+        "    return xs[:]\n",
+        "    return xs\n",
+        "    xs = [1, 2]\n    assert candidate(xs) == [1, 2]\n    assert candidate(xs) is not xs\n",
+    ),
+    "callback": (
+        "def twice(g, x):\n",
+        "    return g(g(x))\n",
+        "    return g(x)\n",
+        "    assert candidate(lambda n: n * 3, 2) == 18\n",
+    ),
+    "closure": (
+        "def add(n):\n",
+        "    return lambda m: n + m\n",
+        "    return lambda m: n - m\n",
+        "    assert candidate(2)(3) == 5\n",
+    ),
+    "class": (
+        "class Box:\n",
+        "    def __init__(self): self.x = 1\n",
+        "    x = 2\n",
+        "    assert candidate().x == 1\n",
+    ),
+    "generator": (
+        "def evens(n):\n",
+        "    yield from range(0, n, 2)\n",
+        "    yield 0\n",
+        "    g = candidate(4)\n    assert [next(g), next(g)] == [0, 2]\n",
+    ),
+    "names": (
+        "from collections import namedtuple\nP = namedtuple('P', 'x y')\ndef flip(p):\n",
+        "    return P(p.y, p.x)\n",
+        "    return p\n",
+        "    assert candidate(P(1, 2)).x == 2\n",
+    ),
+    "dataclass": (
+        "from dataclasses import dataclass\n@dataclass\nclass P:\n    x: int\ndef up(p):\n",
+        "    return P(p.x + 1)\n",
+        "    return P(1)\n",
+        "    assert candidate(P(1)) == P(2)\n",
+    ),
+    "global": (
+        "calls = 0\ndef tick():\n",
+        "    global calls\n    calls += 1\n",
+        "    calls = 1\n",
+        "    candidate()\n    assert calls == 1\n",
+    ),
+    "output": (
+        "def hello():\n",
+        "    print('hello')\n",
+        "    return 'hello'\n",
+        "    import contextlib, io\n    out = io.StringIO()\n"
+        "    with contextlib.redirect_stdout(out): candidate()\n"
+        "    assert out.getvalue() == 'hello\\n'\n",
+    ),
+    "large": (
+        "def double(xs):\n",
+        "    return [2 * x for x in xs]\n",
+        "    return xs\n",
+        "    assert candidate(list(range(100_000)))[-1] == 199_998\n",
+    ),
+    "recursion": (
+        "def deep(f, n):\n",
+        "    return f() if n == 0 else deep(f, n - 1)\n",
+        "    return None\n",
+        "    import sys\n    sys.setrecursionlimit(30_000)\n"
+        "    assert candidate(lambda: 5, 20_000) == 5\n",
+    ),
+}
+PLAIN = ("def up(x):\n", "    return x + 1\n", "    return x\n", "    assert candidate(1) == 2\n")
+
+
+def own(kinds):
+    """Problems in HumanEval's form from a table like KINDS."""
+    return {
+        f"T/{name}": {
+            "task_id": f"T/{name}",
+            "prompt": prompt,
+            "canonical_solution": right,
+            "entry_point": prompt.split("def ")[-1].split("class ")[-1].split("(")[0].rstrip(":\n"),
+            "test": f"def check(candidate):\n{body}",
+        }
+        for name, (prompt, right, _, body) in kinds.items()
+    }
+
+
+def test_tests_that_need_more_than_values_run_beside_the_program(tmp_path, capsys):
+    kinds = KINDS | {"plain": PLAIN}
+    problems, path = own(kinds), tmp_path / "s.jsonl"
+    write_lines(
+        path,
+        [
+            {"task_id": f"T/{name}", "completion": c}
+            for name, (_, right, wrong, _) in kinds.items()
+            for c in (right, wrong)
+        ],
+    )
+    report = humaneval.score(problems, path, source=tmp_path / "own.jsonl")
+    results = [json.loads(line) for line in (tmp_path / "s_results.jsonl").read_text().splitlines()]
+    assert [(r["task_id"], r["passed"]) for r in results] == [
+        (t, p) for t in problems for p in (True, False)
+    ]
+    assert report["judging"] == {
+        "outside": 1,
+        "inside": len(KINDS),
+        "without_known_solution": 0,
+        "not_judged": {},
+    }
+    assert f"{len(KINDS)} by tests beside the program, which is weaker" in capsys.readouterr().out
+
+
+FORGE = "import json, os, sys\n"
+FORGERS = {  # bodies of a function whose tests run beside it
+    "leaves": "    os._exit(0)\n",
+    "exits": "    sys.exit(0)\n",
+    "raises": "    raise BaseException\n",
+    "kills": "    os.kill(os.getpid(), 9)\n",
+    "hangs": "    while True: pass\n",
+    "ends its thread": "    import _thread\n    _thread.exit()\n",
+    "new exec": "    return 0\nimport builtins\n"
+    "builtins.exec = builtins.compile = lambda *a: None\n"
+    "def check(candidate): pass\n",
+    "new check": "    return 0\ndef check(candidate): pass\n",
+    "new any": "    return 0\nimport builtins\n"
+    "builtins.any = builtins.map = lambda *a: iter([None])\n",
+    "calls it passed": "    for fd in range(3, 64):\n"
+    '        try: os.write(fd, b\'\\0\\0\\0\\x11{"secret": "abcd"}\')\n'
+    "        except OSError: pass\n    os._exit(0)\n",
+    "walks its frames": """
+    frame = sys._getframe()
+    while frame:
+        for name, value in [*frame.f_locals.items(), *frame.f_globals.items()]:
+            if type(value) is bytes and b"secret" in value:
+                for fd in range(3, 64):
+                    try: os.write(fd, value)
+                    except OSError: pass
+            if isinstance(value, list): value += [None, "passed"]
+            if name in ("say", "put", "returned"):
+                try: value(None)
+                except Exception: pass
+        frame = frame.f_back
+    return 0
+""",
+    "reads the secret first": """    return 0
+def listen():
+    for fd in range(3, 64):
+        try: os.write(fd, os.read(fd, 4096))
+        except OSError: pass
+import threading
+threading.Thread(target=listen, daemon=True).start()
+""",
+    "a child reads the secret": """    return 0
+if os.fork() == 0:
+    for fd in range(3, 64):
+        try: os.write(fd, os.read(fd, 4096))
+        except OSError: pass
+    os._exit(0)
+""",
+    "looks for the judge": """    return 0
+for name, module in list(sys.modules.items()):
+    if name.startswith("harness"):
+        module.run = module.frame = None
+        os._exit(0)
+json.dumps = os.write = os.read = lambda *a: b""
+""",
+}
+
+
+def test_no_forger_passes_beside_its_tests():
+    problem = {
+        "task_id": "T/f",
+        "prompt": FORGE + "def f():\n",
+        "entry_point": "f",
+        "test": "def check(candidate):\n    assert candidate() == 1\n",
+    }
+    items = [(problem, body) for body in FORGERS.values()] + [(problem, "    return 1\n")]
+    results = check_all(items, timeout=1, workers=4, inside={"T/f"})
+    assert {n: r["result"] for n, r in zip(FORGERS, results) if r["passed"]} == {}
+    assert results[-1]["passed"] and left_behind() == []
+
+
+def test_a_problem_that_cannot_be_judged_is_named_and_counts_nowhere(tmp_path, capsys):
+    problems = own({"plain": PLAIN, "broken": PLAIN[:1] + ("    return x\n",) + PLAIN[2:]})
+    problems["T/unknown"] = problems["T/plain"] | {"task_id": "T/unknown"}
+    del problems["T/unknown"]["canonical_solution"]
+    path = write_lines(
+        tmp_path / "s.jsonl", [{"task_id": t, "completion": PLAIN[1]} for t in problems]
+    )
+    report = humaneval.score(problems, path, source=tmp_path / "own.jsonl")
+    out = capsys.readouterr().out
+    assert report["pass@1 of 2 problems"] == 1 and list(report["judging"]["not_judged"]) == [
+        "T/broken"
+    ]
+    assert report["judging"]["without_known_solution"] == 1
+    assert out.index("not judged: T/broken: its own solution fails") < out.index("pass@1")
+    results = [
+        json.loads(line)["passed"]
+        for line in (tmp_path / "s_results.jsonl").read_text().splitlines()
+    ]
+    assert results == [True, None, True]
+    write_lines(path, [{"task_id": "T/broken", "completion": PLAIN[1]}])
+    with pytest.raises(ValueError, match="none of the problems"):
+        humaneval.score(problems, path, source=tmp_path / "own.jsonl")
+
+
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        ({"test": "def test(candidate): pass\n"}, "does not define check"),
+        ({"test": "def check(c): pass\ncheck(up)\n"}, "calls check"),
+        ({"test": "import nowhere_module\ndef check(c): pass\n"}, "imports nowhere_module"),
+        ({"test": "def check(c:\n"}, "no Python"),
+        ({"test": "def check(c):\n    from nowhere_module.x import y\n"}, "imports nowhere_module"),
+        ({"test": "\0"}, "no Python"),
+        ({"prompt": "def up(x:\n"}, "no Python"),
+        ({"entry_point": "down"}, "does not define down"),
+        ({"test": None}, "test must be"),
+        ({"test": 3}, "test must be a text"),
+        ({"canonical_solution": 3}, "canonical_solution must be a text"),
+        ({"prompt": None}, "prompt must be there"),
+        ({"entry_point": ["up"]}, "entry_point must be a text"),
+        ({"base_input": 3}, "base_input must be a list"),
+        ({"base_input": [1]}, r"base_input\[0\] must be a list"),
+        ({"base_input": [[1]], "atol": "x"}, "atol must be a finite number"),
+        ({"test": "(" * 10_000}, "no Python"),
+        ({"task_id": "Mbpp/2", "base_input": [[1, 2]]}, "not those of this problem"),
+    ],
+)
+def test_a_fault_of_a_problem_file_names_line_and_problem_before_anything_runs(
+    change, words, tmp_path, monkeypatch
+):
+    good = own({"plain": PLAIN})["T/plain"]
+    path = write_lines(tmp_path / "own.jsonl", [good | {"task_id": "T/first"}, good | change])
+    name = change.get("task_id", "T/plain")
+    with pytest.raises(ValueError, match=f"own.jsonl, line 2, {name}: .*{words}"):
+        humaneval.read_problems(path)
+    monkeypatch.setitem(sys.modules, "sample", None)  # a model would be loaded by it
+    args = humaneval.parser().parse_args(
+        ["generate", "--ckpt", str(tmp_path), "--problems", str(path)]
+    )
+    with pytest.raises(ValueError, match="line 2"):
+        humaneval.generate_command(args, path)
+
+
+def test_imports_that_are_tried_and_names_from_anywhere_are_no_fault(tmp_path):
+    problem = own({"plain": PLAIN})["T/plain"] | {
+        "test": "try:\n    import nowhere_module\nexcept ImportError: pass\n"
+        "check = lambda c: c(1)\nif __name__ == 'x': check(up)\n"
+    }
+    assert humaneval.read_problems(write_lines(tmp_path / "p.jsonl", [problem]))
+
+
+EVALPLUS = [  # problems as EvalPlus publishes them, right samples, wrong samples
+    (
+        {
+            "task_id": "HumanEval/0",
+            "prompt": "def root(x):\n",
+            "entry_point": "root",
+            "canonical_solution": "    return x ** 0.5\n",
+            "base_input": [[4.0]],
+            "plus_input": [[9.0], [2.0]],
+            "atol": 0,
+            "contract": "",
+        },
+        ["    return x ** 0.5\n", "    return x ** 0.5 + 1e-8\n"],
+        [
+            "    return 2.0\n",
+            "    return x / 2\n",
+            "    return x ** .5 + 1e-3\n",
+            "    return [x ** 0.5]\n",
+        ],
+    ),
+    (
+        {
+            "task_id": "HumanEval/32",
+            "prompt": "def find_zero(xs):\n",
+            "entry_point": "find_zero",
+            "canonical_solution": "    return -xs[0] / xs[1]\n",
+            "base_input": [[[1, 2]]],
+            "plus_input": [[[3, 1]]],
+            "atol": 0.0001,
+        },
+        ["    return -xs[0] / xs[1] + 1e-6\n"],
+        ["    return -0.5\n", "    return None\n"],
+    ),
+    (
+        {
+            "task_id": "Mbpp/2",
+            "prompt": '"""\nShared elements.\n"""\n',
+            "entry_point": "similar_elements",
+            "assertion": "assert True",
+            "canonical_solution": "\ndef similar_elements(a, b):\n    return tuple(set(a) & set(b))\n",
+            "base_input": [[[1, 2, 3], [3, 2]]],
+            "plus_input": [[[], []]],
+            "atol": 0,
+        },
+        [
+            "def similar_elements(a, b):\n    assert type(a) is tuple\n    return [x for x in b if x in a]\n"
+        ],
+        ["def similar_elements(a, b):\n    return a\n"],
+    ),
+    (
+        {
+            "task_id": "T/yields",
+            "prompt": "class Holder:\n",
+            "entry_point": "Holder",
+            "canonical_solution": "    def __init__(self, x): self.x = x\n"
+            "    def __eq__(self, other): return self.x == other.x\n",
+            "base_input": [[1]],
+            "plus_input": [],
+            "atol": 0,
+        },
+        [
+            "    def __init__(self, y): self.x = y\n    def __eq__(self, other): return self.x == other.x\n"
+        ],
+        [
+            "    def __init__(self, y): self.x = 2\n    def __eq__(self, other): return self.x == other.x\n"
+        ],
+    ),
+]
+
+
+def test_evalplus_problems_and_solutions(tmp_path):
+    problems = humaneval.read_problems(
+        write_lines(tmp_path / "plus.jsonl", [p for p, *_ in EVALPLUS])
+    )
+    records, wanted = [], []
+    for p, right, wrong in EVALPLUS:
+        for text in right + wrong:
+            records += [
+                {"task_id": p["task_id"], "completion": text},
+                {"task_id": p["task_id"], "solution": p["prompt"] + text},
+            ]
+            wanted += [text in right] * 2
+    path = write_lines(tmp_path / "s.jsonl", records)
+    report = humaneval.score(problems, path, source=tmp_path / "plus.jsonl")
+    results = [
+        json.loads(line)["passed"]
+        for line in (tmp_path / "s_results.jsonl").read_text().splitlines()
+    ]
+    assert results == wanted and report["judging"]["inside"] == 1
+    assert humaneval.selftest(problems, source=tmp_path / "plus.jsonl") is None
+
+
+def test_a_known_solution_may_be_a_whole_program(tmp_path):
+    problem = own({"plain": PLAIN})["T/plain"]
+    problem["solution"] = problem["prompt"] + problem.pop("canonical_solution")
+    problems = humaneval.read_problems(write_lines(tmp_path / "own.jsonl", [problem]))
+    assert humaneval.find_ways(problems) == {"T/plain": "outside"}
+
+
+def test_a_score_of_another_file_is_not_called_humaneval(tmp_path, capsys):
+    path = write_lines(
+        tmp_path / "s.jsonl", [{"task_id": "Miniature/0", "completion": "    pass\n"}]
+    )
+    source = ROOT / "miniature" / "humaneval.jsonl"
+    report = humaneval.score(humaneval.read_problems(source), path, source=source)
+    assert report["benchmark"] == str(source) and report["official"] is False
+    assert f"{source} is not the official HumanEval" in capsys.readouterr().out
+    path = write_lines(
+        tmp_path / "s.jsonl", [{"task_id": "HumanEval/0", "completion": "    pass\n"}]
+    )
+    report = humaneval.score(humaneval.read_problems(OFFICIAL), path)
+    assert (
+        report["benchmark"] == "humaneval"
+        and report["official"] is True
+        and "judging" not in report
+    )
+
+
+# ---- earlier results
+
+
+def test_earlier_results_outlive_every_score_that_does_not_end(tmp_path, monkeypatch):
+    problems, results = humaneval.read_problems(OFFICIAL), tmp_path / "s_results.jsonl"
+    path = write_lines(
+        tmp_path / "s.jsonl", [{"task_id": "HumanEval/0", "completion": "    pass\n"}]
+    )
+    results.write_text("earlier\n")
+    before = sorted(p.name for p in tmp_path.iterdir())
+    with pytest.raises(ValueError):
+        humaneval.score(problems, path, [5])
+
+    def stopped(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(humaneval, "check_all", stopped)
+        humaneval.score(problems, path)
+    write_lines(path, [{"task_id": "HumanEval/0"}])
+    with pytest.raises(ValueError):
+        humaneval.score(problems, path)
+    assert (
+        results.read_text() == "earlier\n" and sorted(p.name for p in tmp_path.iterdir()) == before
+    )
+
+
+def test_results_go_where_they_are_wanted_and_never_over_their_input(tmp_path):
+    path = write_lines(
+        tmp_path / "s.jsonl", [{"task_id": "HumanEval/0", "completion": "    pass\n"}]
+    )
+    done = run("humaneval.py", "score", path, "--results", tmp_path / "elsewhere.jsonl")
+    assert (
+        json.loads((tmp_path / "elsewhere.jsonl").read_text())["passed"] is False
+        and not (tmp_path / "s_results.jsonl").exists()
+    )
+    assert json.loads(done.stdout.splitlines()[-1])["results_file"] == str(
+        tmp_path / "elsewhere.jsonl"
+    )
+    for bad in (path, tmp_path / "no folder" / "x", tmp_path / "s.jsonl" / "x", tmp_path):
+        done = run("humaneval.py", "score", path, "--results", bad)
+        assert done.returncode == 2 and len(done.stderr.strip().splitlines()) == 1, done.stderr
+    assert json.loads(path.read_text())["completion"] == "    pass\n"

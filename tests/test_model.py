@@ -1,5 +1,6 @@
 """Laws of the Transformer: sizes, causality, rotary, the block against NumPy, the cache against the full pass."""
 import dataclasses
+import json
 from functools import partial
 
 import jax
@@ -44,6 +45,35 @@ def test_init_std():
 def test_impossible_sizes_are_refused(bad):
     with pytest.raises(ValueError):
         dataclasses.replace(SMALL, **bad)
+
+
+@pytest.mark.parametrize("name", ["n_layer", "n_head", "n_embd", "rotary_dim", "block_size", "vocab_size"])
+@pytest.mark.parametrize("bad", [-1, 2 ** 70, 10 ** 9, 2.0, "2", None, True, float("nan")], ids=repr)
+def test_absurd_sizes_are_refused_by_name(name, bad):
+    with pytest.raises(ValueError, match=name):
+        dataclasses.replace(SMALL, **{name: bad})
+
+
+def test_sizes_that_are_absurd_together_are_refused():
+    with pytest.raises(ValueError, match="weights"):
+        Config(n_layer=10_000, n_head=1024, n_embd=2 ** 20)
+
+
+META = dict(model=dataclasses.asdict(SMALL), tokenizer="bytes", step=3)
+
+
+@pytest.mark.parametrize("change", [
+    dict(model=None), dict(model=[]), dict(model={}), dict(tokenizer=None), dict(tokenizer=7),
+    dict(model=META["model"] | dict(n_layer="2")), dict(model=META["model"] | dict(n_embd=2 ** 70)),
+    dict(model=META["model"] | dict(n_more=1)), dict(model=META["model"] | dict(dtype=None)),
+    dict(tokenizer="../own.tiktoken"), dict(tokenizer="/own.tiktoken")], ids=repr)
+def test_a_damaged_config_json_is_one_line(change, tmp_path):
+    (tmp_path / "own.tiktoken").write_text("")
+    folder = tmp_path / "step_00000003"
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(META | change))
+    with pytest.raises(ValueError, match="damaged"):
+        model.read_meta(folder)
 
 
 def test_causality_by_gradient():
@@ -165,19 +195,3 @@ def test_bfloat16_stays_near_float32():
     low = forward(params, ids, dataclasses.replace(SMALL, dtype="bfloat16"))
     assert low.dtype == jnp.float32
     np.testing.assert_allclose(low, forward(params, ids, SMALL), atol=0.1)
-
-
-@pytest.mark.parametrize("rows", [1, 2, 16, 40])
-@pytest.mark.parametrize("dtype, error", [("float32", 1e-5), ("bfloat16", 1e-2)])
-def test_a_turned_weight_multiplies_as_the_weight_does(monkeypatch, rows, dtype, error):
-    """Each form of the product, with a weight that is cut in two, beside NumPy."""
-    monkeypatch.setattr(model, "INPUTS", 64)
-    w = 0.1 * jax.random.normal(jax.random.key(0), (1, 96, 40), jnp.float32)
-    x = jax.random.normal(jax.random.key(1), (rows, 96))
-    turned = model.unstack({n: w for n in (*model.LAYER, "lm_head")} | {"lm_head": w[0]})["lm_head"]
-    assert [part.shape for part in turned.parts] == [(40, 64), (40, 32)]
-    turned = model.Turned(tuple(part.astype(dtype) for part in turned.parts))
-    for out in (None, jnp.float32):
-        got = jax.jit(partial(model.linear, split=0, dtype=out))(x.astype(dtype), turned)
-        assert got.dtype == (out or dtype)
-        np.testing.assert_allclose(got, np.asarray(x) @ np.asarray(w[0]), atol=20 * error, rtol=error)

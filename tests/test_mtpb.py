@@ -263,3 +263,111 @@ def test_bad_records_are_one_line(change, words, tmp_path):
     path.write_text(json.dumps({"id": "2", "input": given, "gold_output": gold, "completions": "print(1)"} | change) + "\n")
     with pytest.raises(ValueError, match=f"line 1: .*{words}"):
         mtpb.score(PROBLEMS, [path])
+
+
+# ---- problem files of one's own
+
+OWN = {
+    "id": 1,
+    "category": "c",
+    "prompts": ['Assign {x} to "n".', 'Print "n".'],
+    "inputs": [{"x": 3}],
+    "outputs": [3],
+}
+
+
+def write_lines(path, records):
+    path.write_text("".join(json.dumps(r) + "\n" for r in records))
+    return path
+
+
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        ({"prompts": ["{}"]}, r"empty \{\}"),
+        ({"prompts": ["{0}"]}, "no plain name"),
+        ({"prompts": ["{y}"]}, "no input y"),
+        ({"prompts": ["{x.__class__}"]}, "no plain name"),
+        ({"prompts": ["{x[0]}"]}, "no plain name"),
+        ({"prompts": ["{x"]}, "does not fill"),
+        ({"prompts": ["{x:>9999999999}"]}, "no small number"),
+        ({"prompts": ["{x:{x}}"]}, "no small number"),
+        ({"prompts": ["{x:q}"]}, "does not fill"),
+        ({"prompts": ["x}"]}, "does not fill"),
+        ({"prompts": [3]}, r"prompts\[0\] must be a text"),
+        ({"prompts": []}, "not be empty"),
+        ({"prompts": None}, "prompts must be there"),
+        ({"inputs": [3]}, r"inputs\[0\] must be an object"),
+        ({"inputs": {}}, "inputs must be a list"),
+        ({"outputs": 3}, "outputs must be a list"),
+        ({"max_gen_length": None}, "whole number"),
+        ({"max_gen_length": 0}, "whole number"),
+        ({"max_gen_length": 10**9}, "whole number"),
+        ({"max_gen_length": True}, "whole number"),
+        ({"category": 3}, "category must be a text"),
+        ({"id": None}, "id must be"),
+        ({"id": [1]}, "id must be"),
+        ({"id": True}, "id must be"),
+    ],
+)
+def test_a_fault_of_a_problem_file_names_line_and_problem(change, words, tmp_path):
+    path = write_lines(tmp_path / "own.jsonl", [OWN | {"id": 0}, OWN | {"id": "two"} | change])
+    with pytest.raises(ValueError, match=f"own.jsonl, line 2, problem .*: .*{words}") as caught:
+        read_problems(path)
+    assert len(str(caught.value)) < 400
+
+
+def test_templates_that_fill_are_no_fault(tmp_path):
+    path = write_lines(
+        tmp_path / "own.jsonl", [OWN | {"prompts": ["{x:.2f} {{}} {x!r:>5}", "{{x}}"]}]
+    )
+    assert fill(read_problems(path)[0], 0) == ["3.00 {}     3", "{x}"]
+
+
+def test_true_is_not_1_and_a_score_of_another_file_is_not_called_mtpb(tmp_path, capsys):
+    source = write_lines(
+        tmp_path / "own.jsonl",
+        [OWN | {"inputs": [{"x": x} for x in (1, True, "1", 1.0)], "outputs": [1, True, "1", 1.0]}],
+    )
+    path = write_lines(
+        tmp_path / "s.jsonl",
+        [
+            {"id": "1", "input": {"x": x}, "gold_output": x, "completions": "print(1)"}
+            for x in (True, 1.0, 1, "1")
+        ],
+    )
+    report = mtpb.score(read_problems(source), [path], source=source, results=tmp_path / "r.jsonl")
+    cases = [json.loads(line)["case"] for line in (tmp_path / "r.jsonl").read_text().splitlines()]
+    assert cases == [2, 4, 1, 3] and not (tmp_path / "s_results.jsonl").exists()
+    assert (
+        report["benchmark"] == str(source) and report["official"] is False and report["known"] == []
+    )
+    assert f"{source} is not the official MTPB" in capsys.readouterr().out
+
+
+def test_problem_14_is_known_never_to_pass_officially():
+    assert any(
+        line.startswith("problem 14:") and "never passes" in line for line in mtpb.notes({"14"})
+    )
+
+
+def test_earlier_results_outlive_a_score_that_does_not_end(tmp_path, monkeypatch):
+    given, gold = BY_ID["2"]["cases"][0]
+    path = write_lines(
+        tmp_path / "s.jsonl",
+        [{"id": "2", "input": given, "gold_output": gold, "completions": "print(1)"}],
+    )
+    (tmp_path / "s_results.jsonl").write_text("earlier\n")
+    before = sorted(p.name for p in tmp_path.iterdir())
+
+    def stopped(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(mtpb, "judge_all", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        mtpb.score(PROBLEMS, [path])
+    with pytest.raises(ValueError, match="would overwrite"):
+        mtpb.score(PROBLEMS, [path], results=path)
+    assert (tmp_path / "s_results.jsonl").read_text() == "earlier\n" and sorted(
+        p.name for p in tmp_path.iterdir()
+    ) == before

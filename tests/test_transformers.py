@@ -15,7 +15,10 @@ from make_goldens import CASES, PROMPT, random_ids, random_strings
 import data
 import model
 import sample
-from model import Config, export_hf, hf_config, import_hf, param_table, read_hf
+from hf.config import hf_config
+from hf.layout import hf_tensors, to_hf
+from hf.weights import read_hf
+from model import Config, export_hf, import_hf, param_table
 
 torch = pytest.importorskip("torch", reason="needs pip install -r requirements-hf.txt")
 transformers = pytest.importorskip("transformers", reason="needs pip install -r requirements-hf.txt")
@@ -73,10 +76,10 @@ def test_torch_files_and_shards(dtype, tmp_path):
     masks = {f"transformer.h.{i}.attn.bias": torch.ones(1, 1, 96, 96, dtype=torch.bool) for i in range(3)}
     torch.save(hf.state_dict() | masks, tmp_path / "bin" / "pytorch_model.bin")
     (config, shards), (_, whole) = import_hf(tmp_path / "shards"), import_hf(tmp_path / "bin")
-    for theirs, (name, layer, _) in model.hf_tensors(config, 4).items():
+    for theirs, (name, layer, _) in hf_tensors(config, 4).items():
         for params in (shards, whole):
             w = np.asarray(params[name] if layer is None else params[name][layer])
-            np.testing.assert_array_equal(model.to_hf(name, w, 4), hf.state_dict()[theirs].float().numpy())
+            np.testing.assert_array_equal(to_hf(name, w, 4), hf.state_dict()[theirs].float().numpy())
 
 
 def test_a_torch_file_cannot_run_code(tmp_path):

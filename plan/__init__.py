@@ -1,0 +1,1 @@
+"""What a training step or a decoded token takes on a TPU that is not here."""

@@ -1,0 +1,56 @@
+"""The training step, compiled by the TPU compiler alone: the chips need not be here."""
+import importlib.util
+import os
+import tempfile
+from functools import partial
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+
+import train
+from tpu_mesh import DATA, make_mesh
+
+# What makes libtpu look for no TPU, and say nothing of it.
+QUIET = dict(TPU_SKIP_MDS_QUERY="1", TPU_WORKER_HOSTNAMES="localhost", TPU_ACCELERATOR_TYPE="v4-8",
+             TPU_MIN_LOG_LEVEL="3", ALLOW_MULTIPLE_LIBTPU_LOAD="1")
+
+
+def has_compiler() -> bool:
+    """Whether the package libtpu, which holds the TPU compiler, is installed."""
+    return importlib.util.find_spec("libtpu") is not None
+
+
+def topology_mesh(topology: str, dp: int, fsdp: int, tp: int):
+    """The mesh of a TPU that is not here, for compiling only; None without the package libtpu."""
+    if not has_compiler():
+        return None
+    os.environ |= QUIET
+    from jax.experimental import topologies
+    # The two cores of a v4 chip are one device only if asked for.
+    cores = dict(chip_config_name="megacore") if topology.startswith("v4") else {}
+    devices = topologies.get_topology_desc(topology, platform="tpu", **cores).devices
+    return make_mesh(dp, fsdp, tp, devices)
+
+
+def lower_step(config, hyper, mesh):
+    """The step of a mesh, ready to compile, from shapes alone: no weight is made, and the mesh may
+    be one that is not here."""
+    state = jax.eval_shape(partial(train.fresh_state, config=config), jax.random.key(0))
+    state = jax.tree.map(lambda a, to: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=to), state,
+                         train.state_shardings(config, mesh))
+    tokens = jax.ShapeDtypeStruct((hyper.batch_size, config.block_size + 1), jnp.int32,
+                                  sharding=NamedSharding(mesh, P(DATA)))
+    return train.make_train_step(config, hyper, mesh).lower(state, tokens)
+
+
+def compile_with_text(lowered):
+    """(executable, its program as text). The text is what XLA itself writes down, because
+    `as_text` cannot read back the programs of every TPU (jaxlib 0.10 and 0.11 with Pallas kernels
+    on v5p)."""
+    with tempfile.TemporaryDirectory() as folder:
+        dump = dict(xla_dump_to=folder, xla_dump_hlo_as_text=True)
+        program = lowered.compile(compiler_options=dump)
+        return program, next(Path(folder).glob("*after_optimizations.txt")).read_text()

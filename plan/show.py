@@ -1,0 +1,33 @@
+"""A plan for people."""
+from plan.figures import used_bytes
+
+
+def gib(n):
+    return f"{n / 2 ** 30:.2f} GiB"
+
+
+def flags_of(plan):
+    return " ".join(f"--{k} {n}" for k, n in plan["mesh"].items()) + \
+        f" --batch_size {plan['batch_size']} --grad_accum {plan['grad_accum']}"
+
+
+def show_plan(p):
+    """A plan for people."""
+    how = "compiled by the TPU compiler" if p["compiled"] else "by formula alone"
+    print(f"{p['topology']}, {p['chips']} chips, {how}")
+    print(f"  {flags_of(p)}: {p['tokens_per_step']:,} tokens a step, {p['params']:,} parameters, "
+          f"{p['dtype']}")
+    print(f"  a chip holds  parameters and optimizer {gib(p['state_bytes_per_chip'])} · "
+          f"activations and temporary {gib(p['temp_bytes_per_chip'])} · "
+          f"left {gib(p['hbm_bytes'] - used_bytes(p))} of {gib(p['hbm_bytes'])}")
+    print(f"  model FLOPs   {p['flops_per_step']:.3g} a step · {p['flops_per_chip']:.3g} a chip")
+    for c in p["collectives"]:
+        print(f"  {c['kind']:<18} over {'+'.join(c['axes']):<8} {c['count']:>5} a step, "
+              f"{c['moved_bytes'] / 1e9:8.3f} GB sent by a chip"
+              + " while it computes" * c["hidden"])
+    s = p["seconds"]
+    print(f"  seconds       compute {s['compute']:.3f} · HBM {s['hbm']:.3f} · interconnect "
+          f"{s['hidden']:.3f} while computing, {s['waiting']:.3f} waiting · "
+          f"a step {p['step_seconds']:.3f}, bound by {p['bound']}")
+    print(f"  predicted     {p['tokens_per_s']:,} tokens/s · MFU {p['mfu']:.1%} · "
+          f"{p['days']:.1f} days for the paper's tokens")

@@ -1,0 +1,239 @@
+"""Laws of plans: collectives counted in the TPU's own program, links of a slice, rooflines, what is refused."""
+import itertools
+import json
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import train
+from model import CONFIGS, Config, num_params
+from plan.chips import CHIPS, parse_topology
+from plan.compiler import compile_with_text, lower_step, topology_mesh
+from plan.program import Collective, read_program
+from plan.roofline import Place, coordinates, links, places
+from plan.search import better_plans
+from tpu_mesh import device_grid
+
+ROOT = Path(__file__).parents[1]
+
+
+def plan(*args, ok=True, env=None, script="train.py"):
+    done = subprocess.run([sys.executable, ROOT / script, "--plan", *map(str, args)], capture_output=True, text=True,
+                          env=env and os.environ | env)
+    assert (done.returncode == 0) == ok, done.stderr
+    return done
+
+
+def test_collectives_of_the_tpu_program():
+    """Compiled by the TPU's compiler for 8 v4 chips: over tp one all-reduce a layer forward and one backward; over fsdp each
+    of a layer's four matrices gathered once a pass (forward, and again under remat) and its gradient reduce-scattered
+    once; over dp one reduction a step. The gathers run while the chip computes."""
+    pytest.importorskip("libtpu", reason="libtpu, the TPU compiler, is not installed")
+    config = Config(n_layer=9, n_head=2, n_embd=256, rotary_dim=64, block_size=64, vocab_size=512, dtype="bfloat16")
+    hyper = train.Hyper(batch_size=8, remat=True)
+    mesh = topology_mesh("v4:2x2x2", 2, 2, 2)
+    _, text = compile_with_text(lower_step(config, hyper, mesh))
+    _, found = read_program(text, mesh.shape)
+    count = lambda kind, axes: sum(c.count for c in found if (c.kind, c.axes) == (kind, axes))
+    L = config.n_layer
+    once = 2                                                              # embedding and head
+    assert count("all-gather", ("fsdp",)) == 2 * 4 * L + once, found
+    assert count("reduce-scatter", ("fsdp",)) == 4 * L + once, found
+    # Outside of the layers: the embedding forward, the head backward, and the loss's maximum, sum and target.
+    assert 2 * L + 2 <= count("all-reduce", ("tp",)) <= 2 * L + 5, found
+    # The gradients: a matrix over dp, a vector over both data axes, which XLA joins; the loss and the norm are numbers.
+    large = [c for c in found if "dp" in c.axes and c.bytes > 1e5]
+    assert sum(c.count for c in large) <= 2 and {c.kind for c in large} == {"all-reduce"}, found
+    matrices = sum(np.prod(shape) for shape, _, init in train.param_table(config).values() if init)
+    assert sum(c.bytes for c in large) == pytest.approx(4 * matrices / 4, rel=0.05), found
+    assert all(c.hidden for c in found if c.kind == "all-gather"), found
+
+
+HLO = """HloModule m
+
+%add (a: f32[], b: f32[]) -> f32[] {
+  %a = f32[] parameter(0)
+  %b = f32[] parameter(1)
+  ROOT %sum = f32[] add(%a, %b)
+}
+
+%slice_fusion (p: f32[5,100], i: s32[]) -> f32[1,100] {
+  %p = f32[5,100]{1,0} parameter(0)
+  %i = s32[] parameter(1)
+  ROOT %ds = f32[1,100]{1,0} dynamic-slice(%p, %i), dynamic_slice_sizes={1,100}
+}
+
+%async_computation (p: f32[100]) -> f32[100] {
+  %p = f32[100]{0} parameter(0)
+  ROOT %c = f32[100]{0} copy(%p)
+}, execution_thread="sparsecore"
+
+%body (t: (s32[], f32[5,100], f32[100])) -> (s32[], f32[5,100], f32[100]) {
+  %t = (s32[], f32[5,100], f32[100]) parameter(0)
+  %w = f32[5,100]{1,0} get-tuple-element(%t), index=1
+  %n = s32[]{:S(6)} get-tuple-element(%t), index=0
+  %one = f32[1,100]{1,0} fusion(%w, %n), kind=kLoop, calls=%slice_fusion
+  %r = f32[1,100]{1,0:T(8,128)} all-reduce(%one), channel_id=1, replica_groups=[4,2]<=[2,2,2]T(0,2,1), to_apply=%add
+  %g = (f32[1,100]{1,0}, f32[1,200]{1,0}) all-gather-start(%r), channel_id=2, replica_groups={{0,1},{2,3},{4,5},{6,7}}
+  %old = f32[100]{0} get-tuple-element(%t), index=2
+  %s = ((f32[100]{0}), f32[100]{0}, s32[]) async-start(%old), calls=%async_computation
+  %u = ((f32[100]{0}), f32[100]{0}, s32[]) async-update(%s)
+  %d = f32[100]{0} async-done(%u)
+  ROOT %out = (s32[], f32[5,100], f32[100]) tuple(%n, %w, %d)
+}
+
+%condition (t: (s32[], f32[5,100], f32[100])) -> pred[] {
+  %t = (s32[], f32[5,100], f32[100]) parameter(0)
+  %limit = s32[] constant(5)
+  %n = s32[] get-tuple-element(%t), index=0
+  ROOT %lt = pred[] compare(%n, %limit), direction=LT
+}
+
+ENTRY %main (x: (s32[], f32[5,100], f32[100])) -> (s32[], f32[5,100], f32[100]) {
+  %x = (s32[], f32[5,100], f32[100]) parameter(0)
+  ROOT %while = (s32[], f32[5,100], f32[100]) while(%x), condition=%condition, body=%body
+}
+"""
+
+
+def test_a_loop_counts_as_often_as_it_runs():
+    """Five times around: a slice of 400 bytes read and written, an all-reduce over fsdp, a gather over tp that is waited
+    for later, a copy of 400 bytes in another thread. The array that is sliced is not counted whole."""
+    traffic, found = read_program(HLO, dict(dp=2, fsdp=2, tp=2))
+    assert set(found) == {Collective("all-reduce", ("fsdp",), 5, 5 * 400, False),
+                          Collective("all-gather", ("tp",), 5, 5 * 400, True)}
+    assert traffic == 5 * (800 + 800 + 1200 + 804)
+
+
+def test_links_of_a_slice():
+    """On 8 x 8 x 4 v4 chips tp 4 runs around the short side, fsdp 64 around both long ones; on half a side there is no ring."""
+    chip = CHIPS["v4"]
+    ring, coords = chip.ring, places(chip, (8, 8, 4), 1, 64, 4)
+    assert links(coords, (8, 8, 4), ring, ("tp",)) == 2 and links(coords, (8, 8, 4), ring, ("fsdp",)) == 4
+    assert links(places(chip, (8, 8, 4), 1, 256, 1), (8, 8, 4), ring, ("fsdp",)) == 6
+    assert links(places(chip, (4, 4, 4), 1, 32, 2), (4, 4, 4), ring, ("tp",)) == 1
+    assert links(places(CHIPS["v5e"], (4, 4), 1, 4, 4), (4, 4), CHIPS["v5e"].ring, ("tp",)) == 1
+
+
+def test_bytes_that_leave_a_device():
+    """8 ranks that each hold 100 of 800 bytes: a gather sends 100 to 7 others; a sum over all of it does it twice."""
+    assert Collective("all-gather", ("fsdp",), 1, 100, False).moved(8) == 700
+    assert Collective("reduce-scatter", ("fsdp",), 1, 800, False).moved(8) == 700
+    assert Collective("all-reduce", ("fsdp",), 1, 800, False).moved(8) == 1400
+
+
+def test_plan_by_formula_says_what_fits(tmp_path):
+    """Without libtpu (hidden here) the plan is counted and its last line is JSON; one that does not fit names one that does."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import importlib.util as u\nreal = u.find_spec\nu.find_spec = lambda n, *a: None if n == 'libtpu' else real(n, *a)\n")
+    env = dict(PYTHONPATH=str(tmp_path))
+    done = plan("--model", "16.1B", "--topology", "v4:8x8x4", "--fsdp", 64, "--tp", 4, env=env)
+    row = json.loads(done.stdout.splitlines()[-1])
+    assert "libtpu is not installed" in done.stdout and not row["compiled"] and row["fits"]
+    assert row["chips"] == 256 and row["params"] == num_params(CONFIGS["16.1B"]) and row["batch_size"] == 1024
+    assert row["state_bytes_per_chip"] == pytest.approx(12 * row["params"] / 256, rel=1e-3)
+    assert row["mfu"] == pytest.approx(row["flops_per_chip"] / row["step_seconds"] / 275e12)
+    small = plan("--model", "16.1B", "--topology", "v4:4x4x4", "--tp", 4, "--dp", 16, env=env)
+    assert not json.loads(small.stdout.splitlines()[-1])["fits"]
+    assert "does not fit" in small.stdout and "try --dp" in small.stdout
+
+
+@pytest.mark.parametrize("args, words", [
+    (("--topology", "v9:2x2"), "v9:2x2"), ((), "--topology"), (("--topology", "v4:2x2x2", "--fsdp", 4), "8 chips"),
+    (("--topology", "v4:4x4", "--fsdp", 16), "no such slice"),
+    (("--topology", "v4:2x2x1", "--fsdp", 4, "--batch_size", 2 ** 30), "--batch_size"),
+    (("--topology", "v4:2x2x1", "--n_embd", 10 ** 9), "n_embd"), (("--topology", "v4:2x2x2", "--search", "--tp", 2), "--tp"),
+    (("--topology", "v4:2x2x2", "--init_from", "out"), "--init_from out")])
+def test_a_plan_that_makes_no_sense_is_one_line(args, words):
+    done = plan("--model", "350M", *args, ok=False)
+    assert done.returncode == 2 and words in done.stderr and len(done.stderr.splitlines()) == 1, done.stderr
+
+
+@pytest.mark.parametrize("script, flag, value", [
+    ("train.py", "--topology", "v4:2x2x2"), ("train.py", "--search", None), ("sample.py", "--topology", "v4:1x1x1"),
+    ("sample.py", "--model", "350M")])
+def test_flags_of_a_plan_without_plan_do_nothing_else(script, flag, value, tmp_path):
+    """Neither trains nor samples."""
+    args = [flag, *filter(None, [value])] + (["--ckpt", tmp_path] if script == "sample.py" else [])
+    done = subprocess.run([sys.executable, ROOT / script, *args], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 2 and "--plan" in done.stderr and len(done.stderr.splitlines()) == 1, done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+SLICES = ["v4:1x1x1", "v4:2x2x1", "v4:2x2x4", "v4:4x4x8", "v4:8x8x4", "v4:16x16x16", "v5p:4x4x2", "v5p:16x16x24",
+          "v5e:1x1", "v5e:2x4", "v5e:16x16", "v6e:4x4", "v6e:8x16"]
+
+
+@pytest.mark.parametrize("text", SLICES)
+def test_slices_that_there_are(text):
+    chip, sides = parse_topology(text)
+    assert chip is CHIPS[text.split(":")[0]] and "x".join(map(str, sides)) == text.split(":")[1]
+
+
+@pytest.mark.parametrize("text", [
+    "v5e:4x4x4", "v4:4x4", "v4:0x4x4", "v4:4x4x0", "v5e:0x0", "v4:3x3x3", "v4:2x2x8", "v5e:2x8", "v6e:3x3", "v6e:32x16",
+    "v4:32x32x32", "v5p:99999x99999x99999", "v4:" + "9" * 5000, "v4", "v4:", ":", "v4:4", "v4:4x4x4x4", "v4:-4x4x4",
+    "v4:4x4x\u0664", "v4:4x4x4 ", "v4:4x4x4\n", "nan", "inf"])
+def test_slices_that_no_chip_has_are_refused(text):
+    """Before the compiler, which ends the process at some of them."""
+    with pytest.raises(ValueError, match="--topology"):
+        parse_topology(text)
+
+
+@pytest.mark.parametrize("text", SLICES)
+def test_every_mesh_of_a_slice_has_an_order(text):
+    """Those that split a side too, with each chip once."""
+    chip, sides = parse_topology(text)
+    for tp, dp in itertools.product((1, 2, 4, 8), (1, 2, 4, 16)):
+        fsdp, rest = divmod(math.prod(sides), tp * dp)
+        if rest == 0:
+            coords = places(chip, sides, dp, fsdp, tp)
+            assert coords.shape == (dp, fsdp, tp, 3)
+            assert len(set(map(tuple, coords.reshape(-1, 3)))) == math.prod(sides)
+            assert coords.reshape(-1, 3).max(0).tolist()[:len(sides)] == [n - 1 for n in sides]
+
+
+def test_neighbours_on_a_split_side():
+    """v6e:4x4: the chips of fsdp 8 are two rows of four, beside the other two; 3 chips of 4 stay as they are listed."""
+    grid = places(CHIPS["v6e"], (4, 4), 2, 8, 1)[:, :, 0, :2]
+    for half in grid:
+        spans = half.max(0) - half.min(0) + 1
+        assert sorted(spans.tolist()) == [2, 4]
+    left = [Place((i % 2, i // 2, 0), "TPU v4") for i in range(3)]
+    assert device_grid(left, 1, 3, 1).ravel().tolist() == left
+
+
+@pytest.mark.parametrize("topology, mesh", [("v6e:4x4", (2, 8, 1)), ("v4:2x2x4", (2, 4, 2))])
+def test_the_compiler_has_the_order_of_the_formula(topology, mesh):
+    pytest.importorskip("libtpu", reason="libtpu, the TPU compiler, is not installed")
+    chip, sides = parse_topology(topology)
+    np.testing.assert_array_equal(coordinates(topology_mesh(topology, *mesh).devices), places(chip, sides, *mesh))
+
+
+def test_a_split_side_compiles():
+    pytest.importorskip("libtpu", reason="libtpu, the TPU compiler, is not installed")
+    done = plan("--model", "0.1M", "--topology", "v6e:4x4", "--dp", 2, "--fsdp", 8, "--batch_size", 16)
+    row = json.loads(done.stdout.splitlines()[-1])
+    assert row["compiled"] and row["fits"] and row["mesh"] == dict(dp=2, fsdp=8, tp=1)
+
+
+def test_the_search_tries_meshes_that_split_a_side():
+    config = CONFIGS["350M"]
+    hyper = train.Hyper(batch_size=256, remat=True)
+    meshes = {tuple(p["mesh"].values()) for p in better_plans(config, hyper, "v4:8x8x4", 1e9, [256])}
+    assert (16, 16, 1) in meshes and (2, 128, 1) in meshes
+
+
+def test_plan_counts_weights_and_cache():
+    *_, last = plan("--model", "350M", "--topology", "v5p:1x1x1", "--num_samples", 8, script="sample.py").stdout.splitlines()
+    row = json.loads(last)
+    assert row["weight_bytes"] == 4 * 356_712_448
+    assert row["cache_bytes"] == 2 * 20 * 8 * 2048 * 1024 * 4          # keys and values, layers, rows, context, width, bytes
+    assert row["step_seconds"] >= (row["weight_bytes"] + row["cache_bytes"]) / 2.8e12      # nothing reads faster than HBM
+    done = plan("--model", "nope", script="sample.py", ok=False)
+    assert done.returncode == 2 and len(done.stderr.splitlines()) == 1 and "350M" in done.stderr
