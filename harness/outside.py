@@ -290,7 +290,7 @@ class Judge:
         self.clock, self.there = mmap.mmap(-1, 8), False
         self.items = collections.deque()        # the one that it judges, and the next: it never waits
         allow(self.clock, START)
-        process = get_context("fork").Process(target=live, args=(theirs, self.clock), daemon=True)
+        process = get_context("fork").Process(target=live, daemon=True, args=(os.getpid(), theirs, self.clock))
         with warnings.catch_warnings():         # the child touches nothing that other threads may hold
             warnings.simplefilter("ignore")
             process.start()
@@ -324,9 +324,9 @@ def allow(clock, seconds):
     struct.pack_into("d", clock, 0, time.monotonic() + seconds)
 
 
-def live(pipe, clock, items, sandbox, job, talk, judge, seconds):
+def live(parent, pipe, clock, items, sandbox, job, talk, judge, seconds):
     """The life of a judge: say that its sandbox is there, then the verdict on each item that comes."""
-    die_with_parent()
+    die_with_parent(parent)
     worker = None
 
     def leave(*_):

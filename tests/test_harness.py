@@ -254,6 +254,20 @@ def test_a_scorer_killed_at_any_moment_leaves_no_process_and_no_folder(flags, mo
     assert left() == []
 
 
+def test_a_command_does_not_outlive_the_one_that_runs_it(tmp_path):
+    mark = f"codegen-command-{random.getrandbits(60)}"
+    (tmp_path / "sleeper.py").write_text("import time\nprint('there', flush=True)\ntime.sleep(60)\n")
+    code = f"from harness.cli import call_script; call_script({str(tmp_path / 'sleeper.py')!r}, {mark!r})"
+    outer = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE)
+    assert outer.stdout.readline() == b"there\n"
+    outer.kill()
+    outer.wait()
+    end = time.monotonic() + 10
+    while alive(mark) and time.monotonic() < end:
+        time.sleep(0.05)
+    assert alive(mark) == []
+
+
 def test_folders_of_killed_runs_are_swept_and_those_of_others_stay(temporary):
     for name in ("codegen-mine", "codegen-running", "codegen-strangers", "other"):
         (temporary / name).mkdir()
