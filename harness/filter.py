@@ -145,22 +145,20 @@ def program_filter(machine):
 
 @functools.cache
 def compiled(make):
-    """A filter for this machine as bytes, and how many instructions; None where there is no table."""
+    """A filter for this machine as the kernel takes it; None where there is no table."""
     machine = os.uname().machine
     if machine not in MACHINES or ctypes.sizeof(ctypes.c_void_p) != 8:
         return None
     lines = make(machine)
-    return b"".join(struct.pack("=HBBI", *line) for line in lines), len(lines)
+    code = ctypes.create_string_buffer(b"".join(struct.pack("=HBBI", *line) for line in lines))
+    given = (ctypes.c_uint64 * 2)(len(lines), ctypes.addressof(code))
+    return ctypes.byref(given), code            # the second because the first only points to it
 
 
 def forbid_calls(make):
     """Only what this filter allows from here on, in this process and all that it starts -> whether
     there is one for this machine. OSError where the kernel takes no filter."""
-    if not compiled(make):
-        return False
-    code, length = compiled(make)
-    code = ctypes.create_string_buffer(code)
-    given = (ctypes.c_uint64 * 2)(length, ctypes.addressof(code))
-    if libc.prctl(22, 2, ctypes.byref(given), 0, 0):            # PR_SET_SECCOMP, a filter
+    ready = compiled(make)
+    if ready and libc.prctl(22, 2, ready[0], 0, 0):             # PR_SET_SECCOMP, a filter
         raise OSError(ctypes.get_errno(), "the kernel takes no filter of system calls")
-    return True
+    return ready is not None

@@ -7,6 +7,7 @@ ever, and then that process is ended and replaced. README.md beside this file sa
 """
 import collections
 import functools
+import gc
 import mmap
 import os
 import re
@@ -313,7 +314,9 @@ class Judge:
             return "gone", "failed: it ended its judge"
 
     def end(self, at_once=False):
-        self.process.kill() if at_once else self.process.terminate()
+        """Wait for the end of one that was told to go; at_once: of one that may not listen."""
+        if at_once:
+            self.process.kill()
         self.process.join(5)
         self.process.kill()
         self.process.join()
@@ -330,6 +333,7 @@ def live(parent, pipe, clock, items, sandbox, job, talk, judge, seconds):
     worker = None
 
     def leave(*_):
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
         if worker:
             worker.stop()
         os._exit(0)
@@ -341,6 +345,7 @@ def live(parent, pipe, clock, items, sandbox, job, talk, judge, seconds):
         finally:
             allow(clock, START)                 # the sandbox may have to be made anew
 
+    gc.freeze()                                         # nor does our collector copy what we share
     signal.signal(signal.SIGINT, signal.SIG_IGN)        # who started us decides when to end
     signal.signal(signal.SIGTERM, leave)
     try:
