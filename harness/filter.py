@@ -40,9 +40,9 @@ wait4 61 260, waitid 247 95, getpid 39 172, getppid 110 173, gettid 186 178,
 getpgid 121 155, getpgrp 111 -, setpgid 109 154, getsid 124 156, setsid 112 157,
 set_tid_address 218 96, set_robust_list 273 99, get_robust_list 274 100, rseq 334 293,
 futex 202 98, futex_waitv 449 449, sched_yield 24 124, sched_getaffinity 204 123,
-sched_setaffinity 203 122, sched_getparam 143 121, sched_getscheduler 145 120,
-sched_setscheduler 144 119, sched_get_priority_max 146 125, sched_get_priority_min 147 126,
-getpriority 140 141, setpriority 141 140, getcpu 309 168, prctl 157 167, arch_prctl 158 -,
+sched_getparam 143 121, sched_getscheduler 145 120,
+sched_get_priority_max 146 125, sched_get_priority_min 147 126,
+getpriority 140 141, getcpu 309 168, prctl 157 167, arch_prctl 158 -,
 pidfd_open 434 434,
 # Signals, to whom the namespace lets them reach.
 kill 62 129, tkill 200 130, tgkill 234 131, rt_sigaction 13 134, rt_sigprocmask 14 135,
@@ -53,7 +53,7 @@ signalfd 282 -, signalfd4 289 74,
 # Who and where one is; limits, which can only be lowered.
 getuid 102 174, geteuid 107 175, getgid 104 176, getegid 108 177, getresuid 118 148,
 getresgid 120 150, getgroups 115 158, capget 125 90, uname 63 160, sysinfo 99 179,
-getrlimit 97 163, setrlimit 160 164, prlimit64 302 261, getrusage 98 165, times 100 153,
+getrlimit 97 163, setrlimit 160 164, getrusage 98 165, times 100 153,
 getrandom 318 278,
 # Clocks and timers.
 clock_gettime 228 113, clock_getres 229 114, clock_nanosleep 230 115, nanosleep 35 101,
@@ -109,6 +109,11 @@ CHECKED = {
                    + when((SOL_SOCKET,), argument(2) + when(FILTERS, [REFUSE]) + [ALLOW])
                    + when((IPPROTO_IPV6,), argument(2) + when(FLOW_LABELS, [REFUSE])) + [ALLOW]),
     "ioctl": (16, 29, argument(1) + when(TERMINAL + DESCRIPTOR + DEVICE, [ALLOW]) + [REFUSE]),
+    # Of oneself only: the zygote may be of the same user.
+    "prlimit64": (302, 261, argument(0) + when((0,), [ALLOW]) + [REFUSE]),
+    "sched_setaffinity": (203, 122, argument(0) + when((0,), [ALLOW]) + [REFUSE]),
+    "setpriority": (141, 140, argument(0) + when((0,), argument(1) + when((0,), [ALLOW]))
+                    + [REFUSE]),
     "clone": (56, 220, argument(0) + [(BITS, 0, 1, NEW_NAMESPACES), REFUSE, ALLOW]),
 }
 

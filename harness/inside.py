@@ -222,6 +222,15 @@ def waited(text) -> float:
     return int(fields[1]) / 1e9 if len(fields) == 3 else 0.0
 
 
+def kept_waiting(proc, pid) -> float:
+    """Seconds that a program was kept from the processor, 0 for one that stepped back by itself."""
+    with contextlib.suppress(OSError, AttributeError):
+        if os.getpriority(os.PRIO_PROCESS, pid) == os.getpriority(os.PRIO_PROCESS, 0) and \
+                os.sched_getaffinity(pid) == os.sched_getaffinity(0):
+            return waited(tell(proc, f"{pid}/schedstat"))
+    return 0.0
+
+
 def too_much(proc) -> bool:
     """Whether the processes of a program use more memory together than one of them may."""
     if proc is None:
@@ -251,7 +260,7 @@ def follow(control, isolation, proc, pid):
             if ended:
                 return os.waitstatus_to_exitcode(status), sum(usage[:2]), too_large, 0.0
             if time.monotonic() >= asked:
-                return None, 0.0, too_large, waited(tell(proc, f"{pid}/schedstat"))
+                return None, 0.0, too_large, kept_waiting(proc, pid)
             time.sleep(0.0005)
         if isolation == "namespaces" and time.monotonic() > look:
             look = time.monotonic() + WATCH

@@ -46,7 +46,7 @@ def readable_paths():
     system += ["/bin", "/sbin", "/lib", "/lib64", "/nix/store", "/etc/ld.so.cache", "/etc/alternatives",
                "/etc/localtime", "/dev/null", "/dev/zero", "/dev/random", "/dev/urandom"]
     own = [os.path.join(prefix, name) for prefix in (sys.base_prefix, sys.prefix)
-           for name in ("bin", "pyvenv.cfg", "share/zoneinfo")]
+           for name in ("bin", "pyvenv.cfg", "share/zoneinfo")] + [os.path.join(sys.base_prefix, "lib")]
     own += [path for base in (sys.base_prefix, sys.prefix) for path in (
         sysconfig.get_path(name, vars={"base": base, "platbase": base, "installed_base": base,
                                        "installed_platbase": base})
@@ -117,8 +117,8 @@ class Worker:
 
     def start(self):
         ours, theirs = socket.socketpair()
-        path = [p for p in sys.path if p.endswith("-packages") or p in sysconfig.get_paths().values()
-                or p.startswith(sysconfig.get_path("stdlib"))]
+        library = sysconfig.get_path("stdlib")
+        path = [p for p in sys.path if p.endswith("-packages") or p.startswith(library)]
         zygote = (f"zygote({theirs.fileno()}, {self.isolation!r}, {tempfile.gettempdir()!r}, "
                   f"{readable_paths()}, run)")
         code = "\n".join([f"import sys; sys.path[:] = {path}", self.imports, f"files = {self.files}",
@@ -167,7 +167,7 @@ class Worker:
 
     def memory_ran_out(self) -> bool:
         """Whether the kernel has ended processes for that since it was last asked."""
-        before, vmstat = self.kills, Path("/proc/vmstat")
+        before, self.counted, vmstat = self.kills, time.monotonic(), Path("/proc/vmstat")
         self.kills = re.findall(r"oom_kill \d+", vmstat.read_text()) if vmstat.exists() else []
         return before != self.kills
 
@@ -208,6 +208,8 @@ class Worker:
         watches it from outside says so, since what it sends itself it may send and then crash."""
         said, how, ends, deadline = [], "", False, time.monotonic() + seconds
         late = self.waited()
+        if time.monotonic() > self.counted + 1:
+            self.memory_ran_out()
         ours, theirs = socket.socketpair()
         with ours, theirs:
             self.begin(theirs.fileno(), seconds)
@@ -233,9 +235,9 @@ class Worker:
             how = describe_exit(reply["code"])
         elif ends and how != SANDBOX_GONE and reply["code"] != 0:
             how = "timed out" if reply["code"] is None else describe_exit(reply["code"])
-        self.starved = (how == "timed out" and self.waited() - late + reply["waited"] > STARVED * seconds
-                        # In its namespace nobody can kill process 1.
-                        or how == SANDBOX_GONE and self.isolation != "none"
+        late = self.waited() - late + reply["waited"]
+        self.starved = (how == "timed out" and reply["cpu"] < 0.9 * seconds and late > STARVED * seconds
+                        or how == SANDBOX_GONE and self.isolation != "none"    # no program kills process 1
                         or how == "crashed: signal SIGKILL" and self.memory_ran_out())
         if not reply["fit"] and not self.stopped:
             self.restart()

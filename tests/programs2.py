@@ -147,6 +147,9 @@ WALLS = {
             os.wait()
         """), None),
     "process numbers of others": None,
+    "limits for process 1": (ADD, calls(302, 1, 9, "(ctypes.c_uint64 * 2)(4096, 4096)", 0), None),
+    "the neighbours' priority": (ADD, calls(141, 2, 0, 5), None),
+    "another scheduler": (ADD, calls(144, 0, 5, "(ctypes.c_int * 1)(0)"), None),
     "killed once, right the next time": (ADD, body("""
         import os, random
         os.kill(os.getpid(), 9) if random.random() < 0.9999 else None
@@ -407,6 +410,13 @@ RIGHT = {
     "its own process": (ADD, body("""
         import os, time
         return a + b if os.kill(os.getpid(), 0) is None and os.getppid() and time.process_time() < 60 else None
+        """)),
+    "limits and manners of its own": (ADD, body("""
+        import os, resource
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (32, hard))
+        os.sched_setaffinity(0, os.sched_getaffinity(0))
+        return a + b if os.nice(1) >= 1 and resource.getrusage(resource.RUSAGE_SELF) else None
         """)),
     "time zones": (ADD, body("import datetime\nreturn a + b if datetime.datetime.now().astimezone().tzinfo else None")),
 }
