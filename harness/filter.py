@@ -80,7 +80,8 @@ FILTERS = (26, 50, 51, 52)              # SOL_SOCKET's: programs for the kernel 
 FLOW_LABELS = (32,)                     # IPPROTO_IPV6's: neighbours would see them
 TERMINAL = (0x5401, 0x5413)             # isatty, the window's size
 DESCRIPTOR = (0x541B, 0x5421, 0x5450, 0x5451)       # FIONREAD, FIONBIO, FIONCLEX, FIOCLEX
-DEVICE = (0x8914,)                      # SIOCSIFFLAGS, the zygote's: a program lacks the right to it
+# SIOCSIFFLAGS, the zygote's: a program lacks the right to it
+DEVICE = (0x8914,)
 NEW_NAMESPACES = 0x7E020000             # bits of clone's flags
 
 # machine -> column of the table, the kernel's name for it
@@ -144,7 +145,8 @@ def zygote_filter(machine):
 
 
 def program_filter(machine):
-    """What a program has on top, which is short because the kernel takes it in for every program."""
+    """What a program has on top, which is short because the kernel takes it in for every
+    program."""
     return [(LOAD, 0, 0, 0)] + when(numbers(ZYGOTE, MACHINES[machine][0]), [REFUSE]) + [ALLOW]
 
 

@@ -1,10 +1,10 @@
 """Inside: a program, its limits and its walls.
 
 A warm parent, the zygote, has imported what programs import most, and numpy where one of them does.
-It forks a process for each program, watches it from where the program cannot reach, says how it ended
-and kills whatever it left. Isolated by the kernel it is process 1 of its own namespaces. This file
-travels whole to the isolated process (see outside.Worker). It imports little, since a fork copies the
-page tables of every library.
+It forks a process for each program, watches it from where the program cannot reach, says how it
+ended and kills whatever it left. Isolated by the kernel it is process 1 of its own namespaces. This
+file travels whole to the isolated process (see outside.Worker). It imports little, since a fork
+copies the page tables of every library.
 """
 import contextlib
 import ctypes
@@ -23,7 +23,7 @@ import time
 from harness.filter import compiled, forbid_calls, program_filter, zygote_filter
 from harness.messages import Channel
 
-MEMORY = 2 << 30            # bytes of address space for each process of a program, of memory for all
+MEMORY = 2 << 30            # bytes of address space for a process, of memory for all of a program
 SCRATCH = 16 << 20          # bytes of one file that it may write; four times that in all
 PROCESSES = 64              # processes and threads that it may have
 WATCH = 0.05                # seconds between two looks at how much memory they use together
@@ -32,7 +32,8 @@ UNUSED = 1_879_048_192      # the first of the host's user numbers that nobody h
 
 libc = ctypes.CDLL(None, use_errno=True)
 # From <linux/sched.h>, <linux/mount.h>, <linux/prctl.h>, <linux/sockios.h>.
-NEWNS, NEWCGROUP, NEWUTS, NEWIPC, NEWUSER, NEWPID, NEWNET = (1 << b for b in (17, 25, 26, 27, 28, 29, 30))
+NEWNS, NEWCGROUP, NEWUTS, NEWIPC = 1 << 17, 1 << 25, 1 << 26, 1 << 27
+NEWUSER, NEWPID, NEWNET = 1 << 28, 1 << 29, 1 << 30
 MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC = 1, 2, 4, 8
 MS_BIND, MS_REC, MS_PRIVATE, MNT_DETACH = 4096, 16384, 1 << 18, 2
 MOUNT_SETATTR, AT_FDCWD, AT_RECURSIVE, ATTR_RDONLY_NOSUID = 442, -100, 0x8000, 1 | 2
@@ -57,15 +58,15 @@ def write(path, text):
 
 
 def die_with_parent(parent=None):
-    """The kernel kills this process when the one that started it is gone, however that ended. parent:
-    its number, where we could not see otherwise that it has gone already."""
+    """The kernel kills this process when the one that started it is gone, however that ended.
+    parent: its number, where we could not see otherwise that it has gone already."""
     if hasattr(libc, "prctl"):
         libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     if parent not in (None, os.getppid()):
         os._exit(1)
 
 
-# ---------------------------------------------- the walls ----------------------------------------------
+# ------------------------------------------- the walls --------------------------------------------
 
 def new_user(uid, gid):
     """Be root of a new user namespace: over nothing but what is made in there. Where we are root,
@@ -130,8 +131,8 @@ def show(source, target, empty, mounted):
 
 def enter_namespaces(readable):
     """Return as process 1 of new namespaces whose root shows the readable paths, read-only, and
-    nothing else: no home, no project, no network, no other process. OSError where the kernel does not
-    allow it. -> a descriptor of /proc for these processes, or None."""
+    nothing else: no home, no project, no network, no other process. OSError where the kernel does
+    not allow it. -> a descriptor of /proc for these processes, or None."""
     with open("/proc/self/mountinfo") as lines:
         mounted = [line.split()[4] for line in lines]
     new_user(os.getuid(), os.getgid())
@@ -148,7 +149,8 @@ def enter_namespaces(readable):
     with contextlib.suppress(OSError):          # a container that hides parts of its own /proc
         kernel("mount", "proc", "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, None)
         proc = os.open("/proc", os.O_RDONLY)
-    root = "/proc"                              # a folder that is everywhere and that nobody reads from
+    # a folder that is everywhere and that nobody reads from
+    root = "/proc"
     kernel("mount", "tmpfs", root, "tmpfs", MS_NOSUID, "mode=755,size=16m,nr_inodes=4096")
     os.mkdir(root + "/scratch")
     os.mkdir(root + "/empty")
@@ -160,7 +162,8 @@ def enter_namespaces(readable):
             os.symlink("/scratch", root + place)
     attributes = (ctypes.c_uint64 * 4)(ATTR_RDONLY_NOSUID, 0, 0, 0)
     kernel("syscall", MOUNT_SETATTR, AT_FDCWD, root, AT_RECURSIVE, ctypes.byref(attributes), 32)
-    os.chdir(root)                              # what else is mounted is then gone, not only out of sight
+    # what else is mounted is then gone, not only out of sight
+    os.chdir(root)
     if os.uname().machine not in PIVOT_ROOT:
         raise OSError("pivot_root: its number is not known on this machine")
     kernel("syscall", PIVOT_ROOT[os.uname().machine], ".", "empty")
@@ -174,35 +177,39 @@ def enter_namespaces(readable):
 
 
 def confine(isolation, scratch, seconds, own_user):
-    """The last steps before the program: its scratch folder, its limits, and no right that could undo
-    them."""
+    """The last steps before the program: its scratch folder, its limits, and no right that could
+    undo them."""
     if isolation == "namespaces":
         kernel("unshare", NEWNS)                # so the mount below is gone with the process
         kernel("mount", "tmpfs", scratch, "tmpfs", MS_NOSUID | MS_NODEV,
                f"mode=1777,size={4 * SCRATCH},nr_inodes=4096")
     os.chdir(scratch)
     os.environ["HOME"] = os.environ["TMPDIR"] = tempfile.tempdir = scratch
-    nothing = os.open("/dev/null", os.O_RDWR)   # opened anew: its flags must not outlive the program
+    # opened anew: its flags must not outlive the program
+    nothing = os.open("/dev/null", os.O_RDWR)
     for descriptor in range(3):
         os.dup2(nothing, descriptor)
     os.close(nothing)
     os.setsid()
-    limits = {"CPU": math.ceil(seconds) + 2, "AS": MEMORY, "FSIZE": SCRATCH, "CORE": 0, "NOFILE": 64}
+    limits = {"CPU": math.ceil(seconds) + 2, "AS": MEMORY, "FSIZE": SCRATCH, "CORE": 0,
+              "NOFILE": 64}
     if isolation != "none":                     # elsewhere it would count all that the user runs
         limits |= {"NPROC": PROCESSES, "MEMLOCK": 1 << 16, "MSGQUEUE": 0}
     for name, limit in limits.items():
-        with contextlib.suppress(ValueError, OSError):      # macOS knows names and refuses some values
+        # macOS knows names and refuses some values
+        with contextlib.suppress(ValueError, OSError):
             resource.setrlimit(getattr(resource, f"RLIMIT_{name}"), (limit, limit))
     if own_user:
         os.setresgid(1, 1, 1)
         os.setresuid(1, 1, 1)
-        libc.prctl(PR_SET_DUMPABLE, 1, 0, 0, 0)     # who changes the user is else hidden from the zygote
+        # who changes the user is else hidden from the zygote
+        libc.prctl(PR_SET_DUMPABLE, 1, 0, 0, 0)
     if isolation != "none":
         kernel("capset", *NO_CAPABILITIES)
         forbid_calls(program_filter)
 
 
-# ------------------------------------------- watching a program ----------------------------------------
+# --------------------------------------- watching a program ---------------------------------------
 
 def tell(proc, path):
     """The text of a file of /proc; "" where it cannot be read."""
@@ -297,20 +304,20 @@ def vitals():
 
 
 def fresh_network(proc):
-    """A new network namespace, where a program has sent something in the one that we are in: what it
-    left there (closed connections, counters) the next one could see. A new one always would cost 1 ms
-    a program."""
+    """A new network namespace, where a program has sent something in the one that we are in: what
+    it left there (closed connections, counters) the next one could see. A new one always would cost
+    1 ms a program."""
     devices = tell(proc, "self/net/dev").splitlines()[2:]
     if proc is None or any(int(device.split()[10]) for device in devices):
         kernel("unshare", NEWNET)
         loopback_up()
 
 
-# --------------------------------------------- folders outside -----------------------------------------
+# ---------------------------------------- folders outside -----------------------------------------
 
 def new_folder(inside):
-    """A folder for scratch folders, where programs are not isolated -> its path and a lock on it that
-    says that we are there."""
+    """A folder for scratch folders, where programs are not isolated -> its path and a lock on it
+    that says that we are there."""
     folder = tempfile.mkdtemp(prefix="codegen-", dir=inside)
     lock = os.open(folder + "/.lock", os.O_CREAT | os.O_RDWR, 0o600)
     fcntl.flock(lock, fcntl.LOCK_EX)
@@ -318,7 +325,8 @@ def new_folder(inside):
 
 
 def sweep(inside):
-    """Remove the folders of earlier runs that were killed. Ours is what has a lock that nobody holds."""
+    """Remove the folders of earlier runs that were killed. Ours is what has a lock that nobody
+    holds."""
     for name in os.listdir(inside):
         folder = os.path.join(inside, name)
         if not name.startswith("codegen-") or os.path.islink(folder):
@@ -342,14 +350,16 @@ def remove(folder):
     shutil.rmtree(folder, ignore_errors=True)
 
 
-# ---------------------------------------------- the zygote ---------------------------------------------
+# ------------------------------------------- the zygote -------------------------------------------
 
 def prepare(isolation, readable):
     """Go behind the walls -> whether programs have a user of their own there, /proc or
     None, and whether there is a filter of system calls."""
-    for number in (signal.SIGINT, signal.SIGTERM):      # process 1 gets no signal that it does not ask for
+    # process 1 gets no signal that it does not ask for
+    for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_DFL)
-    if os.path.exists("/proc/self/oom_score_adj"):      # where memory runs out, a program goes first
+    # where memory runs out, a program goes first
+    if os.path.exists("/proc/self/oom_score_adj"):
         write("/proc/self/oom_score_adj", "1000")
     own_user, proc = False, None
     if isolation == "namespaces":
@@ -358,7 +368,8 @@ def prepare(isolation, readable):
         if own_user:
             os.setgroups([])
     elif isolation == "none":
-        libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) if hasattr(libc, "prctl") else None
+        if hasattr(libc, "prctl"):
+            libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
         proc = os.open("/proc", os.O_RDONLY) if os.path.isdir("/proc/self") else None
     filtered = False
     if isolation != "none":
@@ -371,11 +382,11 @@ def prepare(isolation, readable):
 def zygote(control_fd, isolation, inside, readable, run):
     """Fork a process for each program, which is to run(channel, job).
 
-    inside: the folder for a scratch folder outside. Over the control socket comes {"seconds": s} with
-    the descriptor of the program's channel; later {"patience": p} asks how the program ended, waiting
-    so many seconds at most, and has everything killed. The answer is {"code": exit code, negative for
-    a signal, null when it had to be killed, "cpu" and "waited": seconds, "memory": whether it was ended
-    for it, "fit": whether another can follow}."""
+    inside: the folder for a scratch folder outside. Over the control socket comes {"seconds": s}
+    with the descriptor of the program's channel; later {"patience": p} asks how the program ended,
+    waiting so many seconds at most, and has everything killed. The answer is {"code": exit code,
+    negative for a signal, null when it had to be killed, "cpu" and "waited": seconds, "memory":
+    whether it was ended for it, "fit": whether another can follow}."""
     sock = socket.socket(fileno=control_fd)
     control, folder = Channel(sock), None
     try:
@@ -392,7 +403,8 @@ def zygote(control_fd, isolation, inside, readable, run):
             with contextlib.suppress(OSError):
                 last_pid = os.open("sys/kernel/ns_last_pid", os.O_WRONLY, dir_fd=proc)
         compile("", "", "exec"), libc.capset    # what the first call of these sets up, once for all
-        gc.freeze()                             # a child's collector then does not touch, and so copy, us
+        # a child's collector then does not touch, and so copy, us
+        gc.freeze()
         healthy, fit = vitals(), True
         while fit:
             _, fds, _, _ = socket.recv_fds(sock, 1, 1)
@@ -415,9 +427,10 @@ def zygote(control_fd, isolation, inside, readable, run):
                     remove(scratch)
             if isolation == "namespaces":
                 fresh_network(proc)
-            # Under bwrap the next one could find what this one left in memory: there each gets a sandbox.
+            # Under bwrap the next one could find what this one left in memory: there each gets one.
             fit = isolation != "bwrap" and vitals() == healthy
-            control.send({"code": code, "cpu": used, "waited": late, "memory": too_large, "fit": fit})
+            control.send({"code": code, "cpu": used, "waited": late, "memory": too_large,
+                          "fit": fit})
     except EOFError:
         pass
     finally:

@@ -29,7 +29,7 @@ def need(true, what):
         raise ValueError(what)
 
 
-# ------------------------------------------ what each tag says ------------------------------------------
+# --------------------------------------- what each tag says ---------------------------------------
 
 def integer(text):
     need(type(text) is str and len(text) <= BITS // 4, "no integer, or too long a one")
@@ -37,7 +37,8 @@ def integer(text):
 
 
 def unique(items):
-    """Members of a set, keys of a dict. Each that is added is compared with those of the same hash."""
+    """Members of a set, keys of a dict. Each that is added is compared with those of the same
+    hash."""
     need(len(items) <= MEMBERS, "too many members")
     alike = collections.Counter(map(hash, items)).values()
     need(max(alike, default=0) <= ALIKE, "too many members with the same hash")
@@ -82,7 +83,8 @@ def decimal(sign, digits, power):
 
 def split_array(x):
     np = sys.modules["numpy"]
-    if x.dtype.itemsize > 8 and x.dtype.kind in "fc":       # long doubles, which no other type holds
+    # long doubles, which no other type holds
+    if x.dtype.itemsize > 8 and x.dtype.kind in "fc":
         x = x.astype({"f": np.float64, "c": np.complex128}[x.dtype.kind])
     need(x.dtype.kind in "biufcOUS" and x.dtype.itemsize <= ITEM and x.size <= NODES,
          "an array of this type or size cannot be sent")
@@ -104,7 +106,8 @@ def array(dtype, items):
 
 
 def series(dtype, items):
-    """A Series is equal to more than it says, when it is empty to any number: never without pandas."""
+    """A Series is equal to more than it says, when it is empty to any number: never without
+    pandas."""
     import importlib.util
     need(importlib.util.find_spec("pandas"), "a Series, where pandas is not installed")
     return Series(array(dtype, items))
@@ -146,8 +149,10 @@ def row_of(kind):
         return EXACT[kind]
     for row in NAMED:
         module, name = row.type.split(".")
-        known = getattr(sys.modules.get(module), name, None)    # the type itself: its text can be anyone's
-        if isinstance(known, type) and (kind is known or module == "numpy" and issubclass(kind, known)):
+        # the type itself: its text can be anyone's
+        known = getattr(sys.modules.get(module), name, None)
+        if isinstance(known, type) and (
+                kind is known or module == "numpy" and issubclass(kind, known)):
             return row
     for base in BASES:
         if issubclass(kind, base):
@@ -158,8 +163,8 @@ def row_of(kind):
 def encode(x, look=True):
     """A value -> a JSON tree: itself, or [tag, [trees]]. ValueError when it is too large.
 
-    Objects become ["object", casts]: with look, what bool() and list() make of them here, which runs
-    their own code."""
+    Objects become ["object", casts]: with look, what bool() and list() make of them here, which
+    runs their own code."""
     left = NODES
 
     def tree(x, depth):
@@ -190,14 +195,15 @@ def casts_of(x, most):
         casts += "bool", bool(x)
     if hasattr(type(x), "__iter__"):
         with contextlib.suppress(Exception):
-            casts += "list", list(itertools.islice(iter(x), most + 1))  # an endless one is too large
+            # an endless one is too large
+            casts += "list", list(itertools.islice(iter(x), most + 1))
     return casts
 
 
 def decode(tree):
-    """The inverse of encode. Raises ValueError, TypeError or the like for a tree that is not its work;
-    what comes back is made of builtins, numbers, numpy arrays, Series and Opaque, small enough for any
-    test to chew."""
+    """The inverse of encode. Raises ValueError, TypeError or the like for a tree that is not its
+    work; what comes back is made of builtins, numbers, numpy arrays, Series and Opaque, small
+    enough for any test to chew."""
     left = 4 * NODES        # here tags and texts count too
 
     def value(tree, depth):
@@ -218,8 +224,8 @@ CASTS = {"bool": bool, "str": str, "int": int, "float": float, "list": list}
 
 
 class Opaque:
-    """An object that stayed in the isolated process: equal to nothing but itself, and what casts made
-    of it there."""
+    """An object that stayed in the isolated process: equal to nothing but itself, and what casts
+    made of it there."""
 
     def __init__(self, casts):
         for name, value in casts.items():
@@ -245,7 +251,7 @@ class Series:
         self.array = array
 
 
-# --------------------------------------------- the channel ----------------------------------------------
+# ------------------------------------------ the channel -------------------------------------------
 
 def once(pairs):
     need(len(found := dict(pairs)) == len(pairs), "a key is there twice")
@@ -261,7 +267,8 @@ READER = json.JSONDecoder(object_pairs_hook=once, parse_int=small)
 
 
 class Channel:
-    """JSON messages over a socket: four bytes of length, then the text. Past the deadline: TimeoutError.
+    """JSON messages over a socket: four bytes of length, then the text. Past the deadline:
+    TimeoutError.
 
     EOFError when the other side is gone, ValueError for what is no message."""
 

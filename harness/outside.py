@@ -1,9 +1,10 @@
 """Outside: sandboxes, and what runs many programs in them, one process a program.
 
-What a model wrote is hostile until it is isolated. It runs in a process of its own, without network,
-files, environment or descriptors, and only answers messages. Whether it passes is decided out here, in
-processes that only judge: what a program sends, or a test of a problem file computes, may take for
-ever, and then that process is ended and replaced. README.md beside this file says what is promised.
+What a model wrote is hostile until it is isolated. It runs in a process of its own, without
+network, files, environment or descriptors, and only answers messages. Whether it passes is decided
+out here, in processes that only judge: what a program sends, or a test of a problem file computes,
+may take for ever, and then that process is ended and replaced. README.md beside this file says what
+is promised.
 """
 import collections
 import functools
@@ -31,22 +32,25 @@ from harness.messages import Channel
 
 from tqdm import tqdm
 
-WARM = ("bisect", "collections", "copy", "functools", "heapq", "itertools", "math", "re", "string", "typing")
+WARM = ("bisect", "collections", "copy", "functools", "heapq", "itertools", "math", "re", "string",
+        "typing")
 PATIENCE = 60                       # seconds that a sandbox may take to start or to clear up
 START = 3 * PATIENCE                # until it is there, if need be at the fourth try
-JUDGING = 3                         # seconds beyond a program's time in which its judge has to be done
+JUDGING = 3                         # seconds beyond a program's time that its judge may take
 STARVED = 0.1                       # of its time that a program may wait for the processor
 
 
 def readable_paths():
-    """What a program may read: the system, this Python and its packages, four devices. Of a prefix only
-    Python's own folders: a virtual environment may lie in the folder of a project, or be it."""
+    """What a program may read: the system, this Python and its packages, four devices. Of a prefix
+    only Python's own folders: a virtual environment may lie in the folder of a project, or be
+    it."""
     system = [f"/usr{local}/{name}" for local in ("", "/local")
               for name in ("bin", "sbin", "lib", "lib32", "lib64", "libexec", "share")]
-    system += ["/bin", "/sbin", "/lib", "/lib64", "/nix/store", "/etc/ld.so.cache", "/etc/alternatives",
-               "/etc/localtime", "/dev/null", "/dev/zero", "/dev/random", "/dev/urandom"]
+    system += ["/bin", "/sbin", "/lib", "/lib64", "/nix/store", "/etc/ld.so.cache",
+               "/etc/alternatives", "/etc/localtime", "/dev/null", "/dev/zero", "/dev/random", "/dev/urandom"]
     own = [os.path.join(prefix, name) for prefix in (sys.base_prefix, sys.prefix)
-           for name in ("bin", "pyvenv.cfg", "share/zoneinfo")] + [os.path.join(sys.base_prefix, "lib")]
+           for name in ("bin", "pyvenv.cfg", "share/zoneinfo")]
+    own += [os.path.join(sys.base_prefix, "lib")]
     own += [path for base in (sys.base_prefix, sys.prefix) for path in (
         sysconfig.get_path(name, vars={"base": base, "platbase": base, "installed_base": base,
                                        "installed_platbase": base})
@@ -63,11 +67,13 @@ def bwrap_can(option) -> bool:
 
 
 def bwrap_command():
-    """The command line that isolates by bubblewrap, as nobody and without capabilities, also for root."""
+    """The command line that isolates by bubblewrap, as nobody and without capabilities, also for
+    root."""
     size = ["--size", str(4 * SCRATCH)] if bwrap_can("--size") else []
     command = ["bwrap", "--unshare-all", "--unshare-user", "--uid", "65534", "--gid", "65534",
                "--cap-drop", "ALL", "--hostname", "sandbox", "--die-with-parent", "--new-session",
-               "--as-pid-1", "--dev", "/dev", *size, "--tmpfs", "/dev/shm", *size, "--tmpfs", "/tmp"]
+               "--as-pid-1", "--dev", "/dev", *size, "--tmpfs", "/dev/shm",
+               *size, "--tmpfs", "/tmp"]
     if bwrap_can("--disable-userns"):
         command += ["--disable-userns"]
     for path in readable_paths():
@@ -75,11 +81,13 @@ def bwrap_command():
             command += ["--symlink", os.readlink(path), path]
         elif not path.startswith("/dev/"):
             command += ["--ro-bind", path, path]
-    return command + ["--remount-ro", "/dev", "--remount-ro", "/"]     # they are in memory, of any size
+    # they are in memory, of any size
+    return command + ["--remount-ro", "/dev", "--remount-ro", "/"]
 
 
-# The project is not visible where programs run, so its files travel as text and become modules there.
-BOOTSTRAP = """
+# The project is not visible where programs run, so its files travel as text and become modules.
+BOOTSTRAP =
+"""
 import types
 sys.modules["harness"] = types.ModuleType("harness")
 for name, source in files.items():
@@ -90,12 +98,12 @@ zygote, run = sys.modules["harness.inside"].zygote, module.run
 
 
 class Worker:
-    """A zygote and the socket to it; runs one program at a time. OSError where this kind of isolation is
-    not possible.
+    """A zygote and the socket to it; runs one program at a time. OSError where this kind of
+    isolation is not possible.
 
-    runner: the file of harness/ whose run(channel, job) runs a program. warm: modules that the isolated
-    process imports once, for all programs. After a run `starved` says whether the machine, and not the
-    program, was to blame for how it ended."""
+    runner: the file of harness/ whose run(channel, job) runs a program. warm: modules that the
+    isolated process imports once, for all programs. After a run `starved` says whether the machine,
+    and not the program, was to blame for how it ended."""
 
     def __init__(self, isolation, runner="calls", warm=WARM):
         self.isolation, self.starved, self.stopped, self.folder = isolation, False, False, None
@@ -121,8 +129,8 @@ class Worker:
         path = [p for p in sys.path if p.endswith("-packages") or p.startswith(library)]
         zygote = (f"zygote({theirs.fileno()}, {self.isolation!r}, {tempfile.gettempdir()!r}, "
                   f"{readable_paths()}, run)")
-        code = "\n".join([f"import sys; sys.path[:] = {path}", self.imports, f"files = {self.files}",
-                          BOOTSTRAP, zygote])
+        code = "\n".join([f"import sys; sys.path[:] = {path}", self.imports,
+                          f"files = {self.files}", BOOTSTRAP, zygote])
         # An environment without secrets, and a fixed hash seed: the order of a set must not change
         # from run to run.
         env = {"PATH": os.defpath, "LANG": "C.UTF-8", "LOGNAME": "nobody", "PYTHONHASHSEED": "0",
@@ -151,19 +159,23 @@ class Worker:
         return self.control.receive()
 
     def end(self):
-        """The zygote sees that the socket is closed and ends, and with it all that is in its namespaces."""
+        """The zygote sees that the socket is closed and ends, and with it all that is in its
+        namespaces."""
         self.control.sock.close()
         try:
             self.process.wait(5)
         except subprocess.TimeoutExpired:       # a program stopped it
             self.process.kill()
             self.process.wait()
-        if self.folder and os.path.exists(self.folder):     # killed by a program, it removes nothing
+        # killed by a program, it removes nothing
+        if self.folder and os.path.exists(self.folder):
             remove(self.folder)
 
     def waited(self) -> float:
         """Seconds that this process, which judges, was ready to run and had no processor."""
-        return waited(os.pread(self.schedstat, 100, 0).decode()) if self.schedstat is not None else 0.0
+        if self.schedstat is None:
+            return 0.0
+        return waited(os.pread(self.schedstat, 100, 0).decode())
 
     def memory_ran_out(self) -> bool:
         """Whether the kernel has ended processes for that since it was last asked."""
@@ -200,12 +212,13 @@ class Worker:
             self.control.send({"seconds": seconds})
 
     def run(self, job, talk, seconds):
-        """Start a program and let talk(channel, said) speak with it, noting in `said` -> (said, how, cpu
-        seconds).
+        """Start a program and let talk(channel, said) speak with it, noting in `said` -> (said,
+        how, cpu seconds).
 
-        how: "" when talk came to its end, else "timed out", "crashed: signal ...", "failed: ...". Where
-        talk returns True the program is to end by itself then, with code 0, in the same time: who
-        watches it from outside says so, since what it sends itself it may send and then crash."""
+        how: "" when talk came to its end, else "timed out", "crashed: signal ...", "failed: ...".
+        Where talk returns True the program is to end by itself then, with code 0, in the same time:
+        who watches it from outside says so, since what it sends itself it may send and then
+        crash."""
         said, how, ends, deadline = [], "", False, time.monotonic() + seconds
         late = self.waited()
         if time.monotonic() > self.counted + 1:
@@ -236,8 +249,10 @@ class Worker:
         elif ends and how != SANDBOX_GONE and reply["code"] != 0:
             how = "timed out" if reply["code"] is None else describe_exit(reply["code"])
         late = self.waited() - late + reply["waited"]
-        self.starved = (how == "timed out" and reply["cpu"] < 0.9 * seconds and late > STARVED * seconds
-                        or how == SANDBOX_GONE and self.isolation != "none"    # no program kills process 1
+        late_enough = reply["cpu"] < 0.9 * seconds and late > STARVED * seconds
+        self.starved = (how == "timed out" and late_enough
+                        # no program kills process 1
+                        or how == SANDBOX_GONE and self.isolation != "none"
                         or how == "crashed: signal SIGKILL" and self.memory_ran_out())
         if not reply["fit"] and not self.stopped:
             self.restart()
@@ -253,12 +268,13 @@ def describe_exit(code):
         return "failed: closed its channel" if code is None else f"failed: exited with code {code}"
     if code == -signal.SIGXCPU:
         return "timed out"
-    return f"crashed: signal {signal.Signals(-code).name if -code in set(signal.Signals) else -code}"
+    name = signal.Signals(-code).name if -code in set(signal.Signals) else -code
+    return f"crashed: signal {name}"
 
 
 def first_worker(unsafe=False, runner="calls", warm=WARM):
-    """A worker isolated by namespaces, else by bwrap, else with unsafe not at all; it has run an empty
-    program. ValueError with what to do where nothing works."""
+    """A worker isolated by namespaces, else by bwrap, else with unsafe not at all; it has run an
+    empty program. ValueError with what to do where nothing works."""
     why = []
     for isolation in ("namespaces", "bwrap") if sys.platform == "linux" else ():
         try:
@@ -274,27 +290,32 @@ def first_worker(unsafe=False, runner="calls", warm=WARM):
         except OSError as error:
             why.append(f"{isolation}: {error}")
     if unsafe:
-        print("warning: programs run with your rights, not isolated: limits and clean-up only", file=sys.stderr)
+        print("warning: programs run with your rights, not isolated: limits and clean-up only",
+              file=sys.stderr)
         return Worker("none", runner, warm)
-    raise ValueError(f"programs cannot be isolated here ({'; '.join(why) or sys.platform}): install bubblewrap (bwrap), or "
-                     "score in a container with --unsafe (README), or give --unsafe and run them with your own rights")
+    raise ValueError(f"programs cannot be isolated here ({'; '.join(why) or sys.platform}): install"
+                     " bubblewrap (bwrap), or score in a container with --unsafe (README), or give"
+                     " --unsafe and run them with your own rights")
 
 
-# ------------------------------------------- many programs ---------------------------------------------
+# ----------------------------------------- many programs ------------------------------------------
 
 class Judge:
     """A process that runs programs in a sandbox of its own and judges them, one after another.
 
-    In memory that it shares with us stands until when it may take; past that nothing but a signal of
-    the kernel's is sure to end it."""
+    In memory that it shares with us stands until when it may take; past that nothing but a signal
+    of the kernel's is sure to end it."""
 
     def __init__(self, live):
         self.pipe, theirs = Pipe()
         self.clock, self.there = mmap.mmap(-1, 8), False
-        self.items = collections.deque()        # the one that it judges, and the next: it never waits
+        # the one that it judges, and the next: it never waits
+        self.items = collections.deque()
         allow(self.clock, START)
-        process = get_context("fork").Process(target=live, daemon=True, args=(os.getpid(), theirs, self.clock))
-        with warnings.catch_warnings():         # the child touches nothing that other threads may hold
+        process = get_context("fork").Process(target=live, daemon=True,
+                                              args=(os.getpid(), theirs, self.clock))
+        # the child touches nothing that other threads may hold
+        with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             process.start()
         self.process = process
@@ -305,7 +326,8 @@ class Judge:
         self.pipe.send(item)
 
     def hear(self, spoken):
-        """-> what it says, "ready", "verdict" or "error", or that it is "gone" or "late"; and the rest."""
+        """-> what it says, "ready", "verdict" or "error", or that it is "gone" or "late"; and the
+        rest."""
         busy = self.items or not self.there
         if self.pipe not in spoken:
             late = busy and time.monotonic() > struct.unpack("d", self.clock)[0]
@@ -330,7 +352,8 @@ def allow(clock, seconds):
 
 
 def live(parent, pipe, clock, items, sandbox, job, talk, judge, seconds):
-    """The life of a judge: say that its sandbox is there, then the verdict on each item that comes."""
+    """The life of a judge: say that its sandbox is there, then the verdict on each item that
+    comes."""
     die_with_parent(parent)
     worker = None
 
@@ -395,15 +418,15 @@ def share_out(numbers, crew, most, new_judge, give_up, update):
 
 
 def run_programs(items, runner, job, talk, judge, timeout, workers=CORES, unsafe=False, grace=0.0):
-    """Run the program of each item in isolation -> [(verdict, run again)] in order, and how they were
-    isolated.
+    """Run the program of each item in isolation -> [(verdict, run again)] in order, and how they
+    were isolated.
 
-    runner: see Worker; job(item): what the process gets; talk(item, channel, said): the conversation,
-    over after timeout + grace seconds, see Worker.run; judge(item, said, how): the verdict. All three
-    are called in judges' own processes; one that has not come to an end soon after is ended, and
-    judge(item, [], "timed out") is the verdict. A program that did not get the processor, or that was
-    killed because memory ran out, is run once more, alone. So a busy machine costs nothing, and the
-    verdicts do not depend on the number of workers."""
+    runner: see Worker; job(item): what the process gets; talk(item, channel, said): the
+    conversation, over after timeout + grace seconds, see Worker.run; judge(item, said, how): the
+    verdict. All three are called in judges' own processes; one that has not come to an end soon
+    after is ended, and judge(item, [], "timed out") is the verdict. A program that did not get the
+    processor, or that was killed because memory ran out, is run once more, alone. So a busy machine
+    costs nothing, and the verdicts do not depend on the number of workers."""
     if not items:
         return [], "none"
     arrays = any(re.search("numpy|pandas", job(item)["source"]) for item in items)
@@ -425,7 +448,9 @@ def run_programs(items, runner, job, talk, judge, timeout, workers=CORES, unsafe
         crew[0].there, (isolation, filtered) = True, what
         another = lambda: new_judge(lambda: Worker(isolation, runner, warm))
         crew += [another() for _ in range(count - 1)]
-        named = isolation if filtered or isolation == "none" else f"{isolation}, no filter of system calls"
+        named = isolation
+        if not filtered and isolation != "none":
+            named += ", no filter of system calls"
         with tqdm(total=len(items), desc=f"programs ({named})", disable=None) as bar:
             done = share_out(range(len(items)), crew, count, another, give_up, bar.update)
             late = [number for number in sorted(done) if done[number][1]]

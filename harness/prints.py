@@ -1,7 +1,7 @@
 """Inside: run a program and say what it printed last (MTPB). Travels whole to the isolated process.
 
-The program can reach these functions there, and gains nothing: the expected value is never there, so a forged message says
-no more than a print.
+The program can reach these functions there, and gains nothing: the expected value is never there,
+so a forged message says no more than a print.
 """
 import contextlib
 import io
@@ -16,8 +16,9 @@ from harness.messages import MESSAGE, encode, row_of
 
 
 def print_last(source: str) -> str:
-    """The official rewrite: unless the last top-level statement calls a name that begins with print, its value is
-    wrapped in a print. `x = v` becomes `x = print(v)`. Where that fails the program stays as it is."""
+    """The official rewrite: unless the last top-level statement calls a name that begins with
+    print, its value is wrapped in a print. `x = v` becomes `x = print(v)`. Where that fails the
+    program stays as it is."""
     import ast
     try:
         tree = ast.parse(source)
@@ -25,16 +26,17 @@ def print_last(source: str) -> str:
         called = getattr(getattr(last, "value", None), "func", None)
         if isinstance(called, ast.Name) and called.id.startswith("print"):
             return source
-        last.value = ast.Call(func=ast.Name(id="print", ctx=ast.Load()), args=[last.value], keywords=[])
+        printed = ast.Name(id="print", ctx=ast.Load())
+        last.value = ast.Call(func=printed, args=[last.value], keywords=[])
         return ast.unparse(ast.fix_missing_locations(tree))
     except Exception:       # for, if, def have no value; deep trees and what does not parse at all
         return source
 
 
 def describe(x, casts=()):
-    """What the judge needs to know of a printed value: its plain form, and for what is not plain what
-    the casts named make of it. A cast runs the object's own code and list may use up an iterator, so
-    that comes at the very end."""
+    """What the judge needs to know of a printed value: its plain form, and for what is not plain
+    what the casts named make of it. A cast runs the object's own code and list may use up an
+    iterator, so that comes at the very end."""
     try:
         said = {"value": encode(x, look=False)}
     except Exception:       # too large, too deep
@@ -68,13 +70,14 @@ class Sink(io.StringIO):
 
 def run(channel, job):
     """Run a program and send what it printed last, as it happens and again at the end: {"printed":
-    described value or null, "error": null while it runs, "" or what ended it, "lost": why the official
-    scorer loses what was printed, or "", "end": whether this is the last}. The last message counts.
+    described value or null, "error": null while it runs, "" or what ended it, "lost": why the
+    official scorer loses what was printed, or "", "end": whether this is the last}. The last
+    message counts.
 
-    As in the official scorer the program has a global print that notes its arguments before it prints,
-    a list that is changed after its print is judged as it is at the end, and the time limit is an
-    exception in the program. After the last message the process ends with code 0: only then, as is
-    seen from outside, has the program ended well."""
+    As in the official scorer the program has a global print that notes its arguments before it
+    prints, a list that is changed after its print is judged as it is at the end, and the time limit
+    is an exception in the program. After the last message the process ends with code 0: only then,
+    as is seen from outside, has the program ended well."""
     import builtins
     turn = threading.Lock()             # threads may print
     last, count, sent, late = None, 0, 0.0, False
@@ -83,14 +86,15 @@ def run(channel, job):
         message = {"secret": job["secret"], "printed": describe(last[0], casts) if last else None,
                    "error": error, "lost": lost, "end": end}
         if len(json.dumps(message)) > MESSAGE:
-            message["printed"] = {"value": ["object", []]}      # too large to judge: the next may not be
+            # too large to judge: the next may not be
+            message["printed"] = {"value": ["object", []]}
         with turn:
             channel.send(message)
 
     def noting_print(*args, **kwargs):
         nonlocal last, count, sent
         last, count = args, count + 1
-        # A program that dies or hangs has said this much. A loop of a million prints is sampled in time.
+        # A program that dies or hangs has said this much. Of a loop of a million prints it says some.
         if count <= 100 or time.monotonic() > sent + 0.1:
             with contextlib.suppress(ValueError):
                 tell(None)
@@ -115,9 +119,11 @@ def run(channel, job):
         error = "" if stop.code in (None, 0) else "SystemExit"
     except BaseException as caught:
         error = type(caught).__name__
-        if isinstance(caught, Exception):       # the official scorer asks for its text: the program's code
+        # the official scorer asks for its text: the program's code
+        if isinstance(caught, Exception):
             no_text = "its error has no text"
-            tell("timed out" if late else error, no_text)       # what counts if that never comes back
+            # what counts if that never comes back
+            tell("timed out" if late else error, no_text)
             try:
                 str(caught)
             except BaseException:
