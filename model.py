@@ -482,7 +482,7 @@ def read_meta(folder, tokenizer=None) -> dict:
     meta["model"] = dict(dtype="float32") | meta["model"]
     check(meta["model"], CONFIG_SCHEMA, where)
     if unknown := meta["model"].keys() - CONFIG_SCHEMA.keys():
-        raise ValueError(f"{where}{', '.join(sorted(unknown))} is no size of a model here")
+        raise ValueError(f"{where}another version wrote it, its model has {', '.join(sorted(unknown))}")
     name = meta["tokenizer"]
     if name.endswith(".tiktoken"):
         if name != Path(name).name:

@@ -7,16 +7,23 @@ A mesh has three axes (paper, section 2.2, and jaxformer):
     tp     heads, feed-forward and vocabulary are split over these chips, which work on the same tokens
 """
 import contextlib
+import fcntl
 import hashlib
+import importlib.util
 import json
 import math
 import os
+import re
 import shutil
+import socket
 import sys
 import threading
+import warnings
 import zlib
 from functools import partial
 from pathlib import Path
+
+from harness.files import check, read_json
 
 import jax
 import numpy as np
@@ -27,27 +34,188 @@ from jax.sharding import PartitionSpec as P
 
 DATA = ("dp", "fsdp")    # the axes that split the batch
 HEARTBEAT = 30           # seconds without a sign of life after which a process counts as dead and the others end
+WAIT = 120               # seconds that a process waits for the others at the start
 
 
-def start(coordinator="", num_processes=0, process_id=-1):
-    """Join the other processes (nothing to say on a Cloud TPU pod) and say in one line where we run.
+def start():
+    """Say in one line where we run; the first thing that a script does with JAX.
 
-    Compiled programs are kept in ~/.cache/codegen/compiled (or where JAX_COMPILATION_CACHE_DIR says): the same command
-    compiles once."""
+    Compiled programs are kept in ~/.cache/codegen/compiled (or where JAX_COMPILATION_CACHE_DIR
+    says): the same command compiles once. ValueError for a device that JAX_PLATFORMS names and
+    that is not there."""
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         with contextlib.suppress(OSError, RuntimeError):     # no home, or none to write to: compile each time
             folder = Path.home() / ".cache" / "codegen" / "compiled"
             folder.mkdir(parents=True, exist_ok=True)
             jax.config.update("jax_compilation_cache_dir", str(folder))
             jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
-    if coordinator:
-        jax.distributed.initialize(coordinator, num_processes, process_id, heartbeat_timeout_seconds=HEARTBEAT)
-    elif os.environ.get("TPU_WORKER_HOSTNAMES", "").count(","):
-        jax.distributed.initialize(heartbeat_timeout_seconds=HEARTBEAT)
+    name_platform()
+    try:
+        devices, count = jax.devices(), jax.process_count()
+    except (RuntimeError, AssertionError) as error:
+        why = str(error).partition("\n")[0][:200] or "there is no such device"
+        named = jax.config.jax_platforms or "not set"
+        raise ValueError(f"JAX_PLATFORMS is {named}: {why}") from None
     if jax.process_index() == 0:
-        devices = jax.devices()
         print(f"# platform {devices[0].platform} · {len(devices)} x {devices[0].device_kind} · "
-              f"{jax.process_count()} process{'es' * (jax.process_count() > 1)} · jax {jax.__version__}", flush=True)
+              f"{count} process{'es' * (count > 1)} · jax {jax.__version__}", flush=True)
+
+
+def name_platform():
+    """With libtpu installed and no TPU here, name the CPU: JAX would look for the TPU and complain
+    in five lines."""
+    tpu = list(Path("/dev").glob("accel*")) + list(Path("/dev").glob("vfio/[0-9]*"))
+    others = importlib.util.find_spec("jax_plugins")         # where the plug-ins of GPUs lie
+    if not (jax.config.jax_platforms or tpu or others) and importlib.util.find_spec("libtpu"):
+        jax.config.update("jax_platforms", "cpu")
+
+
+# --------------------------------------- several processes ----------------------------------------
+
+def join(coordinator=None, num_processes=None, process_id=None):
+    """Join the other processes of this run, before any device is used; without any, do nothing.
+
+    They are found by JAX itself (Cloud TPU, GKE, SLURM, MPI), or named: coordinator is host:port of
+    process 0; num_processes 1 alone looks for none. ValueError for what does not go together. Who
+    is not there within WAIT seconds is named, and the process ends with code 2."""
+    if num_processes == 1:
+        return
+    if not coordinator and (num_processes or process_id is not None):
+        raise ValueError("--num_processes and --process_id need --coordinator HOST:PORT, that of "
+                         "process 0")
+    if coordinator:
+        host, _, port = coordinator.rpartition(":")
+        if not host or not port.isascii() or not port.isdigit() or not 0 < int(port) < 65536:
+            raise ValueError(f"--coordinator {coordinator!r}: HOST:PORT of process 0 is expected, "
+                             "as in 10.0.0.1:1234")
+        if num_processes and process_id is not None and process_id >= num_processes:
+            raise ValueError(f"--process_id {process_id}: of {num_processes} processes the last is "
+                             f"{num_processes - 1}")
+        if process_id == 0:
+            check_port(int(port))
+    if coordinator:
+        whom = "process 0" if process_id else f"all {num_processes} processes"
+        others = f"{whom} at {coordinator}"
+        keep_cpp_quiet()
+    else:
+        others = "the other processes of this cluster"
+    try:
+        with limit_on_waiting(others), warnings.catch_warnings(action="ignore"):
+            jax.distributed.initialize(
+                coordinator, num_processes, process_id, initialization_timeout=2 * WAIT,
+                heartbeat_timeout_seconds=HEARTBEAT)
+    except ValueError as error:             # no cluster is found, or too little is said of one
+        if coordinator or "JAX_COORDINATOR_ADDRESS" in os.environ:
+            raise ValueError(
+                f"--coordinator needs --num_processes and --process_id ({error})") from None
+        tasks = os.environ.get("SLURM_NTASKS", "1")
+        if tasks != "1":
+            print(f"# SLURM_NTASKS is {tasks}, but this was not started by srun: running alone",
+                  file=sys.stderr)
+    except (RuntimeError, OSError) as error:
+        # Where JAX is in use already, as in a notebook, it is too late to look: we are alone.
+        if coordinator or "before any JAX calls" not in str(error):
+            raise ValueError(f"{others} cannot be joined ({' '.join(str(error).split())[:200]}). "
+                             "To run alone, add "
+                             "--num_processes 1") from None
+    else:
+        if not coordinator:
+            keep_cpp_quiet()
+
+
+def check_port(port):
+    """ValueError where another program listens: JAX would share the port with it, and talk to its
+    processes."""
+    try:
+        socket.create_server(("", port)).close()
+    except OSError as error:
+        raise ValueError(
+            f"--coordinator: port {port} cannot be opened here ({error.strerror})") from None
+
+
+@contextlib.contextmanager
+def limit_on_waiting(whom):
+    """Say for whom we wait when it takes long, and end the process after WAIT seconds.
+
+    By threads of our own, because JAX ends a process that has waited too long by an abort and a
+    trace."""
+    def say():
+        print(f"# waiting for {whom}, {WAIT} seconds at most", file=sys.stderr, flush=True)
+
+    def give_up():
+        end_at_once(f"waited {WAIT} seconds for {whom} in vain: are all of them started, and is "
+                    "the address right?", 2)
+
+    timers = [threading.Timer(WAIT / 10, say), threading.Timer(WAIT, give_up)]
+    for timer in timers:
+        timer.daemon = True
+        timer.start()
+    try:
+        yield
+    finally:
+        for timer in timers:
+            timer.cancel()
+
+
+ending = threading.Lock()
+
+
+def end_at_once(why, code):
+    """One line, and the end: an orderly exit would wait for processes that are not there. The first
+    caller alone speaks."""
+    ending.acquire()
+    print(f"{Path(sys.argv[0]).name}: error: {why}", file=sys.stderr, flush=True)
+    os._exit(code)
+
+
+def another_has_ended():
+    print(file=sys.stderr)      # behind the progress bar
+    end_at_once("another process has ended or cannot be reached. Start all of them again with "
+                "--init_from resume", 3)
+
+
+LOST = re.compile(rb"[WEF]\d{4} .*(coordination.service|distributed service)|terminate called")
+
+
+def keep_cpp_quiet():
+    """When another process dies, JAX's C++ writes a trace and aborts: nothing in Python can keep it
+    from that.
+
+    So what C++ writes goes through pipes from here on, and Python alone has the real stdout and
+    stderr. The first line about a lost process becomes ours and ends this one. Gloo's counts of its
+    peers are dropped, every other line is passed on."""
+    def pass_on(pipe, to):
+        rest = b""
+        while part := os.read(pipe, 2 ** 16):
+            *lines, rest = (rest + part).split(b"\n")
+            for line in lines:
+                if LOST.match(line):
+                    another_has_ended()
+                if b"connected peer ranks" not in line:
+                    os.write(to, line + b"\n")
+
+    for number, name in ((1, "stdout"), (2, "stderr")):
+        getattr(sys, name).flush()
+        real = os.dup(number)
+        read, write = os.pipe()
+        os.dup2(write, number)
+        os.close(write)
+        setattr(sys, name, open(real, "w", errors="replace", buffering=1))
+        threading.Thread(target=pass_on, args=(read, real), daemon=True).start()
+
+
+def together(work):
+    """Process 0 does `work`, for example takes a folder. All go on, or where it raises all end:
+    process 0 says why."""
+    done, error = None, None
+    if jax.process_index() == 0:
+        try:
+            done = work()
+        except (OSError, ValueError) as e:
+            error = e
+    if agree(error is not None):
+        raise error or SystemExit(2)
+    return done
 
 
 def huge_pages():
@@ -198,6 +366,59 @@ def batch_rows(mesh):
 #                      /shards_00000.bin   the raw shards that process 0 owns, one after another
 # A process writes the shards that are its own (replica 0). Reading goes by global index, so a checkpoint of 256 chips
 # opens on a laptop. The folder is filled under another name and renamed when it is whole.
+# Checksums: each shard's stands in the index, each index's in config.json, and config.json's own
+# there too.
+
+NAME = re.compile(r"step_\d{8}")                       # a checkpoint; all else is its owner's
+UNFINISHED = re.compile(r"step_\d{8}\.(tmp|old)")      # one that is being written, or deleted
+INSIDE = re.compile(r"config\.json|index_\d{5}\.json|shards_\d{5}\.bin|.*\.tiktoken")
+CRC = (0, 2 ** 32 - 1)
+CONFIG = {"step": (0, 10 ** 8 - 1), "num_processes": (1, 2 ** 16),
+          "files?": {str: CRC}, "crc32?": CRC}
+SIZES = [(0, 2 ** 40)]
+INDEX = {str: {"shape": SIZES, "dtype": str, "shards": [
+    {"begin": SIZES, "shape": SIZES, "offset": (0, 2 ** 50), "crc32": CRC}]}}
+
+
+def take_folder(out_dir):
+    """Make a run's folder and hold it -> its lock, which goes when this process ends, however it
+    ends.
+
+    What a killed process left half written or half deleted goes now. ValueError where another
+    process holds it."""
+    out_dir = Path(out_dir)
+    out_dir.mkdir(parents=True, exist_ok=True)
+    lock = open(out_dir / ".lock", "a")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise ValueError(f"{out_dir} is being written by another process: wait for its end, or "
+                         "choose another "
+                         "--out_dir") from None
+    except OSError:
+        pass            # a disk that knows no locks
+    whole = checkpoints(out_dir)
+    for folder in out_dir.iterdir():
+        half_deleted = NAME.fullmatch(folder.name) and whole and folder.name < whole[0].name
+        if (UNFINISHED.fullmatch(folder.name) or half_deleted) and is_ours(folder):
+            shutil.rmtree(folder, ignore_errors=True)
+    return lock
+
+
+def is_ours(folder) -> bool:
+    """Whether a folder holds nothing but what a checkpoint is made of."""
+    if folder.is_symlink() or not folder.is_dir():
+        return False
+    return all(INSIDE.fullmatch(p.name) for p in folder.iterdir())
+
+
+def discard(folder):
+    """Delete a checkpoint: under another name first, because one that is half deleted must not pass
+    for one."""
+    old = Path(f"{folder}.old")
+    os.rename(folder, old)
+    shutil.rmtree(old)
+
 
 def save_checkpoint(out_dir, step: int, arrays: dict, meta: dict, keep=2, files=()):
     """Write {name: jax.Array} and meta; afterwards only the newest `keep` checkpoints stay. Returns the folder.
@@ -223,7 +444,8 @@ def begin_save(out_dir, step: int, arrays: dict, meta: dict, keep=2, files=()):
             failed.append(e)
 
     def make_folder():
-        shutil.rmtree(temp, ignore_errors=True)
+        if is_ours(temp):
+            shutil.rmtree(temp)
         temp.mkdir(parents=True)
 
     def write():
@@ -247,14 +469,21 @@ def begin_save(out_dir, step: int, arrays: dict, meta: dict, keep=2, files=()):
     def finish():
         for file in files:
             shutil.copy(file, temp)
+        record = {k: v for k, v in meta.items() if k not in ("files", "crc32")}
+        small = sorted(p for p in temp.iterdir() if p.suffix != ".bin")
+        record |= dict(step=step, num_processes=jax.process_count(),
+                       files={p.name: zlib.crc32(p.read_bytes()) for p in small})
         with open(temp / "config.json", "w") as f:
-            json.dump(meta | dict(step=step, num_processes=jax.process_count()), f, indent=1)
+            json.dump(record | dict(crc32=checksum(record)), f, indent=1)
             flush(f)
-        shutil.rmtree(final, ignore_errors=True)
+        if final.exists():
+            discard(final)
         os.rename(temp, final)
         flush_folder(out_dir)
-        for old in checkpoints(out_dir)[:-keep]:
-            shutil.rmtree(old)
+        for old in checkpoints(out_dir)[:-max(1, keep)]:
+            with contextlib.suppress(OSError):      # the new one is whole, whatever becomes of it
+                if old != final:
+                    discard(old)
 
     def wait():
         thread.join()
@@ -306,8 +535,10 @@ def flush_folder(folder):
 
 
 def checkpoints(out_dir):
-    """The finished checkpoints of a run, oldest first."""
-    return sorted(p for p in Path(out_dir).glob("step_*") if p.suffix != ".tmp" and (p / "config.json").is_file())
+    """The finished checkpoints of a run, oldest first: folders named step_ and eight digits, and no
+    copies of them."""
+    named = (p for p in Path(out_dir).glob("step_*") if NAME.fullmatch(p.name))
+    return sorted(p for p in named if (p / "config.json").is_file())
 
 
 def find_checkpoint(path) -> Path:
@@ -343,12 +574,49 @@ def fingerprint(folder) -> str:
     return f"{f'step {step}, ' if step is not None else ''}sha256 {digest.hexdigest()[:16]}"
 
 
+def checksum(record) -> int:
+    """Of what config.json says, whatever its layout."""
+    return zlib.crc32(json.dumps(record, sort_keys=True).encode())
+
+
 def load_meta(folder) -> dict:
-    """config.json of a checkpoint folder."""
+    """config.json of a checkpoint, checked, or of a Hugging Face folder, as it is. ValueError says
+    what is wrong.
+
+    Earlier versions wrote no checksum: without one, none is compared."""
+    folder = Path(folder)
     try:
-        return json.loads((Path(folder) / "config.json").read_text())
-    except ValueError as e:
-        raise ValueError(f"checkpoint {folder} is damaged: config.json is not JSON ({e})") from None
+        meta = read_json(folder / "config.json")
+        if "model_type" not in meta:
+            check(meta, CONFIG, "in config.json ")
+            rest = {k: v for k, v in meta.items() if k != "crc32"}
+            if meta.get("crc32") not in (None, checksum(rest)):
+                raise ValueError("config.json fails its checksum (edited by hand? then remove its "
+                                 "line crc32)")
+    except ValueError as error:
+        raise damaged(folder, error) from None
+    return meta
+
+
+def load_index(folder, meta) -> dict:
+    """{name: (shape, dtype, [(bytes of its file, shard)])} of a checkpoint, from the files of all
+    its processes."""
+    found = {}
+    try:
+        for name, crc in (meta.get("files") or {}).items():
+            if Path(name).name != name or zlib.crc32((folder / name).read_bytes()) != crc:
+                raise ValueError(f"{name} fails its checksum")
+        for rank in range(meta["num_processes"]):
+            data = np.memmap(folder / f"shards_{rank:05d}.bin", np.uint8, "r")
+            for name, entry in read_json(folder / f"index_{rank:05d}.json", INDEX).items():
+                shape, shards = tuple(entry["shape"]), entry["shards"]
+                if any(not len(s["begin"]) == len(s["shape"]) == len(shape) for s in shards):
+                    raise ValueError(f"a shard of {name} has another rank than its array")
+                known = found.setdefault(name, (shape, np.dtype(entry["dtype"]), []))
+                known[2].extend((data, s) for s in shards)
+    except (OSError, ValueError, TypeError) as error:
+        raise damaged(folder, error) from None
+    return found
 
 
 def load_checkpoint(folder, wanted: dict) -> dict:
@@ -357,43 +625,34 @@ def load_checkpoint(folder, wanted: dict) -> dict:
     Raises ValueError that names the folder when a file is missing, cut short or altered (each shard has a checksum),
     or when a shape is not the one wanted."""
     folder = Path(folder)
-    meta = load_meta(folder)
-    records, shapes = {}, {}
-    try:
-        for rank in range(meta["num_processes"]):
-            data = np.memmap(folder / f"shards_{rank:05d}.bin", np.uint8, "r")
-            for name, entry in json.loads((folder / f"index_{rank:05d}.json").read_text()).items():
-                shapes[name] = tuple(entry["shape"]), np.dtype(entry["dtype"])
-                records.setdefault(name, []).extend((data, shard) for shard in entry["shards"])
-    except (OSError, ValueError, KeyError) as e:
-        raise ValueError(f"checkpoint {folder} is damaged: {e}; {instead(folder)}") from None
+    found = load_index(folder, load_meta(folder))
 
     def read(name, dtype, want):
         """The slice `want` of array `name`, put together from the shards that overlap it."""
-        want = [s.indices(n)[:2] for s, n in zip(want, shapes[name][0])]
+        want = [s.indices(n)[:2] for s, n in zip(want, found[name][0])]
         out = np.empty([b - a for a, b in want], dtype)
         filled = 0
-        for data, shard in records[name]:
+        for data, shard in found[name][2]:
             span = [(a, a + n) for a, n in zip(shard["begin"], shard["shape"])]
             both = [(max(a, c), min(b, d)) for (a, b), (c, d) in zip(want, span)]
             if any(a >= b for a, b in both):
                 continue
             raw = data[shard["offset"]:shard["offset"] + math.prod(shard["shape"]) * dtype.itemsize]
             if zlib.crc32(raw) != shard["crc32"]:
-                raise ValueError(f"checkpoint {folder} is damaged: {name} fails its checksum; {instead(folder)}")
+                raise damaged(folder, f"{name} fails its checksum")
             piece = raw.view(dtype).reshape(shard["shape"])
             out[tuple(slice(a - w, b - w) for (a, b), (w, _) in zip(both, want))] = \
                 piece[tuple(slice(a - s, b - s) for (a, b), (s, _) in zip(both, span))]
             filled += math.prod(b - a for a, b in both)
         if filled != out.size:
-            raise ValueError(f"checkpoint {folder} is damaged: parts of {name} are missing; {instead(folder)}")
+            raise damaged(folder, f"parts of {name} are missing")
         return out
 
     out = {}
     for name, want in wanted.items():
-        if name not in shapes:
+        if name not in found:
             raise ValueError(f"checkpoint {folder} has no array {name}")
-        shape, dtype = shapes[name]
+        shape, dtype, _ = found[name]
         if shape != want.shape:
             raise ValueError(f"checkpoint {folder} holds {name} of shape {shape}, this model wants {want.shape}: "
                              "give the model flags that it was trained with")
@@ -401,7 +660,10 @@ def load_checkpoint(folder, wanted: dict) -> dict:
     return out
 
 
-def instead(folder) -> str:
-    """What to do about a damaged checkpoint: the one before it, if there is one."""
+def damaged(folder, what) -> ValueError:
+    """The error that says so, and what to do: take the checkpoint before it, if there is one."""
     others = [p for p in checkpoints(folder.parent) if p != folder]
-    return f"the one before it is {others[-1]}: remove the damaged folder to use it" if others else "there is no other"
+    instead = "there is no other"
+    if others:
+        instead = f"the one before it is {others[-1]}: remove the damaged folder to use it"
+    return ValueError(f"checkpoint {folder} is damaged: {what}; {instead}")

@@ -10,7 +10,6 @@ import argparse
 import dataclasses
 import json
 import math
-import os
 import signal
 import subprocess
 import sys
@@ -19,7 +18,8 @@ from functools import partial
 from pathlib import Path
 
 from harness.cli import cli, one_line_errors
-from harness.flags import whole
+from harness.files import check, replace_file
+from harness.flags import new_folder, number, text, whole
 
 import jax
 import jax.numpy as jnp
@@ -31,7 +31,7 @@ from tqdm import tqdm
 
 import model
 import tpu_mesh
-from data import get_batch, get_tokenizer, open_data
+from data import get_sequences, get_tokenizer, open_data
 from model import CONFIGS, Config, flops_per_token, init_params, loss_fn, num_params, param_table
 from tpu_mesh import DATA, vary, varying
 
@@ -123,7 +123,7 @@ def train_step(state, tokens, *, config, hyper, n_tokens, dp=(), fsdp=(), tp=())
 
     # Global norm over all shards: each array is added over just those axes on which its shards lie.
     norm = jnp.sqrt(sum(lax.psum(jnp.sum(g * g), tuple(sorted(varying(g)))) for g in grads.values()))
-    scale = jnp.minimum(1.0, hyper.grad_clip / (norm + 1e-12))
+    scale = jnp.minimum(1.0, hyper.grad_clip / (norm + 1e-12)) if hyper.grad_clip else 1.0
     lr = learning_rate(step, hyper.lr_max, hyper.lr_end, hyper.warmup_steps, hyper.anneal_steps)
     decay = {n: hyper.weight_decay if init else 0.0 for n, (_, _, init) in param_table(config).items()}
     params, m, v = adamw(params, {n: g * scale for n, g in grads.items()}, m, v, step, lr, decay)
@@ -138,8 +138,11 @@ def state_specs(config):
 
 def make_train_step(config, hyper, mesh):
     """The compiled step on a mesh: (state, tokens (B, T+1)) -> (state, metrics). The old state is given up."""
-    n_tokens = hyper.batch_size * config.block_size
-    step = partial(train_step, config=config, hyper=hyper, n_tokens=n_tokens, dp="dp", fsdp="fsdp", tp="tp")
+    def step(state, tokens):
+        n_tokens = hyper.batch_size * (tokens.shape[-1] - 1)
+        return train_step(state, tokens, config=config, hyper=hyper, n_tokens=n_tokens,
+                          dp="dp", fsdp="fsdp", tp="tp")
+
     specs = state_specs(config)
     sharded = jax.shard_map(step, mesh=mesh, in_specs=(specs, P(DATA)), out_specs=(specs, P()))
     return jax.jit(sharded, donate_argnums=0, compiler_options=tpu_mesh.compiler_options(mesh))
@@ -189,7 +192,7 @@ def restore(folder, config, mesh, parts):
     return {part: {n: flat[f"{part}/{n}"] for n in to} for part in parts}
 
 
-# ---------------------------------------------------- the loop ---------------------------------------------------
+# -------------------------------------------- the run ---------------------------------------------
 
 @dataclasses.dataclass(frozen=True)
 class Hyper:
@@ -206,62 +209,236 @@ class Hyper:
     remat: bool = False
 
 
-def parse_args(argv=None):
+MOST = 10 ** 8 - 1          # steps: a checkpoint's name has eight digits
+COUNT = whole(1, 2 ** 20)   # of chips, heads, sequences: more is a slip of the keyboard
+FLAGS = {                   # of Config and Hyper: what reads the value
+    **dict.fromkeys(("n_layer", "n_head", "n_embd", "block_size"), COUNT),
+    **dict.fromkeys(("batch_size", "grad_accum"), COUNT),
+    "rotary_dim": whole(0, 2 ** 20), "vocab_size": whole(1, 2 ** 24),
+    **dict.fromkeys(("warmup_steps", "anneal_steps"), whole(0, MOST)),
+    **dict.fromkeys(("lr_max", "lr_end", "weight_decay", "grad_clip", "z_loss"), number(0))}
+HELP = dict(
+    batch_size="sequences a step (default: the preset's)",
+    grad_accum="parts of a batch, one after another (default 1, on a CPU as many as keep a layer "
+               "in the cache)",
+    lr_max="the rate after the warm-up (default: the preset's)",
+    lr_end="the rate after annealing (default: the preset's)",
+    warmup_steps="steps of linear warm-up, 0: none (default: the preset's, a tenth of a shorter "
+                 "run)",
+    anneal_steps="steps from lr_max to lr_end, 0: at once (default: the preset's, or to the end of "
+                 "--steps)",
+    weight_decay="of matrices, 0: none (default 0.1)",
+    grad_clip="gradients of a larger norm are scaled down to it, 0: never (default 1)",
+    z_loss="weight of the squared log normalizer, 0: none (default 1e-4)")
+
+
+def parser():
     p = one_line_errors(argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False))
-    p.add_argument("--model", choices=CONFIGS, help="preset (default toy, or what the checkpoint was trained as)")
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+        epilog="With --init_from resume the checkpoint's own settings are the defaults."))
+    p.add_argument("--model", choices=CONFIGS,
+                   help="preset (default toy, or what the checkpoint was trained as)")
     for f in dataclasses.fields(Config):
-        p.add_argument(f"--{f.name}", type=f.type, help=f"model size: overrides the preset's {f.name}")
-    p.add_argument("--data", default="miniature:mono", help="miniature:nl|multi|mono, or a folder made by data.py prepare")
-    p.add_argument("--out_dir", default="out", help="checkpoints and metrics.jsonl go here (default out)")
-    p.add_argument("--init_from", default="scratch", help="scratch, resume, or a checkpoint or Hugging Face folder: its "
-                   "weights alone are taken")
-    p.add_argument("--mp_num", type=whole(1, 1024), help="of a Hugging Face folder: blocks of its fused "
-                   "qkv_proj (default 4; a CodeGen2 may have 8, and is asked for)")
-    p.add_argument("--steps", type=int, help="train up to this step (default: the preset's)")
+        if f.name != "dtype":
+            p.add_argument(f"--{f.name}", type=FLAGS[f.name],
+                           help=f"model size: overrides the preset's {f.name}")
+    p.add_argument("--dtype", choices=("float32", "bfloat16"),
+                   help="of matrix products (default bfloat16, on a CPU float32)")
+    p.add_argument("--data", type=text,
+                   help="miniature:nl|multi|mono, or a folder made by data.py prepare (default "
+                        "miniature:mono)")
+    p.add_argument("--out_dir", default="out", type=new_folder,
+                   help="checkpoints and metrics.jsonl go here (default out)")
+    p.add_argument("--init_from", default="scratch", type=text,
+                   help="scratch, resume, or a checkpoint or Hugging Face folder: its weights alone "
+                        "are taken")
+    p.add_argument("--mp_num", type=whole(1, 1024),
+                   help="of a Hugging Face folder: blocks of its fused qkv_proj (default 4; a "
+                        "CodeGen2 may have 8, and is asked for)")
+    p.add_argument("--steps", type=whole(1, MOST),
+                   help="train up to this step (default: the preset's, or the resumed run's own)")
     for f in dataclasses.fields(Hyper):
         if f.name != "remat":
-            p.add_argument(f"--{f.name}", type=f.type, help="default: the preset's" if f.name in
-                           ("batch_size", "lr_max", "lr_end", "warmup_steps", "anneal_steps") else f"default {f.default}"
-                           + ", on a CPU as many as keep a layer in the cache" * (f.name == "grad_accum"))
+            p.add_argument(f"--{f.name}", type=FLAGS[f.name], help=HELP[f.name])
     p.add_argument("--remat", action=argparse.BooleanOptionalAction,
                    help="recompute each layer in the backward pass (default: from n_embd 1024 on)")
     for axis, what in (("dp", "copies of the model"), ("fsdp", "chips that share the parameters"),
                        ("tp", "chips that share heads and feed-forward")):
-        p.add_argument(f"--{axis}", type=int, default=1, help=f"mesh: {what} (default 1)")
-    p.add_argument("--plan", action="store_true", help="train nothing: compile the step for --topology, say what it takes")
-    p.add_argument("--topology", default="", help="with --plan: a TPU and the sides of its slice, like v4:8x8x4 or v5p:4x4x8")
+        p.add_argument(f"--{axis}", type=COUNT, default=1, help=f"mesh: {what} (default 1)")
+    p.add_argument("--plan", action="store_true",
+                   help="train nothing: compile the step for --topology, say what it takes")
+    p.add_argument("--topology", type=text,
+                   help="with --plan: a TPU and the sides of its slice, like v4:8x8x4 or v5p:4x4x8")
     p.add_argument("--search", action="store_true", help="with --plan: try meshes and batch sizes, rank them")
-    p.add_argument("--coordinator", default="", help="host:port of process 0 (several hosts; not needed on a TPU pod)")
-    p.add_argument("--num_processes", type=int, default=0, help="how many processes there are, with --coordinator")
-    p.add_argument("--process_id", type=int, default=-1, help="which one this is, with --coordinator")
-    p.add_argument("--eval_every", type=int, default=100, help="validation loss every so many steps (default 100)")
-    p.add_argument("--save_every", type=int, default=200, help="a checkpoint every so many steps (default 200)")
-    p.add_argument("--keep", type=int, default=2, help="checkpoints kept (default 2)")
-    p.add_argument("--no-benchmark", action="store_true", help="skip the held-out problems after a run on the miniature corpus")
-    p.add_argument("--seed", type=int, default=0, help="of the weights and of the order of the data (default 0)")
-    return p.parse_args(argv)
+    p.add_argument("--coordinator", type=text, help="HOST:PORT of process 0, for several processes "
+                   "(Cloud TPU, GKE, SLURM and MPI are found without)")
+    p.add_argument("--num_processes", type=whole(1, 2 ** 16),
+                   help="how many processes there are, with --coordinator; 1 looks for no others")
+    p.add_argument("--process_id", type=whole(0, 2 ** 16), help="which one this is, with "
+                                                                "--coordinator")
+    p.add_argument("--eval_every", type=whole(0, MOST), default=100,
+                   help="validation loss every so many steps and at the end, 0: never (default "
+                        "100)")
+    p.add_argument("--save_every", type=whole(0, MOST), default=200,
+                   help="a checkpoint every so many steps and at the end, 0: at the end alone "
+                        "(default 200)")
+    p.add_argument("--keep", type=whole(1, MOST), default=2, help="checkpoints kept (default 2)")
+    p.add_argument("--no-benchmark", action="store_true",
+                   help="skip the held-out problems after a run on the miniature corpus")
+    p.add_argument("--seed", type=whole(0, 2 ** 32 - 1), help="of the weights and of the order of "
+                                                              "the data (default 0)")
+    return p
+
+
+def parse_args(argv=None):
+    return parser().parse_args(argv)
+
+
+# ------------------------------------ what the run starts from ------------------------------------
+
+def open_source(args):
+    """What --init_from names -> (folder, its config.json), or (None, None); --model, --data and
+    --seed get their defaults from it. ValueError where it cannot be started from, or a flag asks
+    for what it is not."""
+    out, resume = Path(args.out_dir), args.init_from == "resume"
+    if (out / "config.json").exists():
+        raise ValueError(f"--out_dir {out} is a model's own folder: choose another, or the one "
+                         "above it")
+    if not resume and tpu_mesh.checkpoints(out):
+        raise ValueError(f"{out} already holds a run: add --init_from resume to go on with it, or "
+                         "another --out_dir")
+    source, meta = None, {}
+    if args.init_from != "scratch":
+        source = tpu_mesh.find_checkpoint(out if resume else args.init_from)
+        meta = model.read_meta(source)
+        if resume:
+            check_run(source, meta)
+        check(meta, {"recipe?": set(RECIPES)}, f"checkpoint {source}: in config.json ")
+        check_model(args, source, meta)
+    args.model = args.model or meta.get("recipe") or "toy"
+    args.data = args.data or (meta["data"] if resume else "miniature:mono")
+    own_seed = meta["seed"] if resume else 0
+    args.seed = own_seed if args.seed is None else args.seed
+    if resume and args.seed != own_seed:
+        raise ValueError(f"{source} was run with --seed {own_seed}: resume with the same, or take "
+                         "its weights alone by "
+                         f"--init_from {out} and another --out_dir")
+    return source, meta or None
+
+
+RUN = {"data": str, "seed": (0, 2 ** 63 - 1), "recipe": set(RECIPES), "hyper": {
+           **{name + "?": (0, 2 ** 40) for name in ("grad_accum", "warmup_steps", "anneal_steps")},
+           **{name + "?": float for name in ("lr_max", "lr_end", "weight_decay")},
+           **{name + "?": float for name in ("grad_clip", "z_loss")},
+           "batch_size": (1, 2 ** 40), "remat?": bool},
+       "steps?": (1, MOST), "sequences?": (0, 2 ** 60), "data_digest?": str,
+       "mesh?": {str: (1, 2 ** 20)}}
+
+
+def check_run(source, meta):
+    """ValueError unless a checkpoint holds what a run needs to go on."""
+    if not meta.get("step"):
+        raise ValueError(f"{source} holds weights alone: use --init_from {source.parent} with "
+                         "another --out_dir")
+    check(meta, RUN, f"checkpoint {source}: in config.json ")
+    unknown = sorted(set(meta["hyper"]) - {f.name for f in dataclasses.fields(Hyper)})
+    if unknown:
+        raise ValueError(f"checkpoint {source} is of another version: its hyper has {unknown[0]}")
+
+
+def hyper_of(meta) -> Hyper:
+    """What a run was made with; earlier versions wrote less, and had the rest by default."""
+    return Hyper(**{name: value for name, value in meta["hyper"].items() if value is not None})
+
+
+def check_model(args, source, meta):
+    """ValueError where a flag asks for another model than the checkpoint holds."""
+    sizes = ("n_layer", "n_head", "n_embd", "rotary_dim")
+    preset = dataclasses.asdict(CONFIGS[args.model]) if args.model else {}
+    if any(preset.get(size, meta["model"][size]) != meta["model"][size] for size in sizes):
+        raise ValueError(f"--model {args.model} is of another size than {source}: leave it out")
+    if args.init_from == "resume" and args.model and args.model != meta["recipe"]:
+        raise ValueError(f"{source} was trained as {meta['recipe']}, not as --model {args.model}: "
+                         "leave it out")
+    for size in (*sizes, "block_size", "vocab_size"):
+        asked = getattr(args, size)
+        if asked is not None and asked != meta["model"][size]:
+            raise ValueError(f"--{size} {asked}: {source} has {size} {meta['model'][size]}, which "
+                             "stays: leave it out")
+
+
+def check_data(args, source, meta, data):
+    """ValueError where the data does not fit what the run starts from -> a line to say, or an empty
+    one."""
+    resume, same = args.init_from == "resume", data.digest
+    if resume and meta.get("data_digest") != same:
+        moved = Path(meta["data"]).resolve() != Path(args.data).resolve()
+        if "data_digest" in meta or moved:          # earlier versions kept the name alone
+            raise ValueError(f"{source} was run with --data {meta['data']}, and --data {args.data} "
+                             "holds other data: "
+                             "resume with the same, or take its weights alone by --init_from "
+                             f"{args.out_dir} and "
+                             "another --out_dir")
+    old, new = get_tokenizer(meta["tokenizer"]), get_tokenizer(data.tokenizer)
+    if old.identity == new.identity:
+        return ""
+    if (old.name, new.name) == ("gpt2", "codegen") and not resume:
+        return (f"tokenizer gpt2 -> codegen: its ids from {old.n_vocab} on start from rows that "
+                "were never trained")
+    raise ValueError(f"{source} was trained with tokenizer {meta['tokenizer']}, {args.data} was "
+                     "made with "
+                     f"{data.tokenizer}")
+
+
+# -------------------------------------------- settings --------------------------------------------
+
+def flags_given(args, kind) -> dict:
+    """The fields of a dataclass for which there was a flag."""
+    values = {f.name: getattr(args, f.name) for f in dataclasses.fields(kind)}
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def settle(args, platform, data=None, meta=None):
-    """Flags over preset (or over the checkpoint's model) -> (Config, Hyper, steps)."""
+    """Flags over what a resumed run was made with, else over the preset -> (Config, Hyper,
+    steps)."""
+    resume = bool(meta) and args.init_from == "resume"
     config = Config(**meta["model"]) if meta else CONFIGS[args.model]
-    given = {f.name: getattr(args, f.name) for f in dataclasses.fields(Config) if getattr(args, f.name) is not None}
-    if not meta and platform != "cpu":      # where bf16 products are 2 to 16 times faster, they are the default
+    given, ours = flags_given(args, Config), flags_given(args, Hyper)
+    if platform != "cpu" and not resume:    # there bf16 products are 2 to 16 times faster
         given.setdefault("dtype", "bfloat16")
     config = dataclasses.replace(config, **given)
     if data:
         config = fit_to_data(args, config, given, data, meta)
-    tokens, steps, *schedule = RECIPES[args.model]
-    hyper = Hyper(max(1, tokens // config.block_size), *[Hyper.grad_accum], *schedule, remat=config.n_embd >= 1024)
-    given = {f.name: getattr(args, f.name) for f in dataclasses.fields(Hyper) if getattr(args, f.name) is not None}
+    if resume:
+        hyper = dataclasses.replace(hyper_of(meta), **ours)
+        steps = args.steps or meta.get("steps") or RECIPES[args.model][1]
+        ranks = args.dp * args.fsdp
+        if args.grad_accum is None:         # on another mesh as much of it as divides
+            parts = range(hyper.grad_accum, 1, -1)
+            fits = (n for n in parts if hyper.batch_size % (ranks * n) == 0)
+            hyper = dataclasses.replace(hyper, grad_accum=next(fits, 1))
+        return config, hyper, steps
+    return config, *settle_schedule(args, platform, config, ours, data)
+
+
+def settle_schedule(args, platform, config, given, data):
+    """The Hyper and the steps of a new run."""
+    tokens, steps, lr_max, lr_end, warmup, anneal = RECIPES[args.model]
+    length = data.block_size if data else config.block_size
+    if args.steps is not None:              # a shorter run still warms up, and anneals to its end
+        steps = args.steps
+        if warmup >= steps:
+            warmup = steps // 10
+        anneal = max(1, steps - given.get("warmup_steps", warmup))
+    hyper = Hyper(max(1, tokens // length), Hyper.grad_accum, lr_max, lr_end, warmup, anneal,
+                  remat=config.n_embd >= 1024)
+    hyper = dataclasses.replace(hyper, **given)
     if platform == "cpu" and "grad_accum" not in given:
-        ranks = max(1, args.dp * args.fsdp)
-        given["grad_accum"] = micro_batches(config, max(1, given.get("batch_size", hyper.batch_size) // ranks))
-    steps = steps if args.steps is None else args.steps
-    if args.steps is not None and args.anneal_steps is None:      # a shorter run still anneals to its end
-        given["anneal_steps"] = max(1, steps - given.get("warmup_steps", hyper.warmup_steps))
-    return config, dataclasses.replace(hyper, **given), steps
+        rows = max(1, hyper.batch_size // (args.dp * args.fsdp))
+        hyper = dataclasses.replace(
+            hyper, grad_accum=micro_batches(dataclasses.replace(config, block_size=length), rows))
+    return hyper, steps
 
 
 MICRO = 1024     # tokens of a micro-batch on a CPU
@@ -275,20 +452,68 @@ def micro_batches(config, batch):
 
 
 def fit_to_data(args, config, given, data, meta):
-    """The Config with the vocabulary and context of the data. Raises ValueError where they contradict what was asked."""
+    """The Config with the vocabulary and context of the data. A model that is there keeps both:
+    shorter sequences train it as it is. Raises ValueError where they contradict what was asked."""
     need = get_tokenizer(data.tokenizer).n_vocab
     if config.vocab_size < need:
         if meta or "vocab_size" in given:
             raise ValueError(f"vocab_size {config.vocab_size} is smaller than the {need} entries of tokenizer "
                              f"{data.tokenizer}: the data was made for another model")
         config = dataclasses.replace(config, vocab_size=-(-need // 1024) * 1024)
-    if data.block_size != config.block_size:
+    if meta and data.block_size > config.block_size:
+        raise ValueError(f"the data is packed to {data.block_size} tokens and the model's context "
+                         "is "
+                         f"{config.block_size}: prepare it with --block_size {config.block_size}")
+    if data.block_size != config.block_size and not meta:
         if "block_size" in given or args.model not in ("0.1M", "0.3M", "toy", "3M", "finetune"):
             raise ValueError(f"block_size {config.block_size}, but the data is packed to {data.block_size}: "
                              f"add --block_size {data.block_size}, or prepare it with --block_size {config.block_size}")
         config = dataclasses.replace(config, block_size=data.block_size)
     return config
 
+
+WHAT_CHANGES = dict(
+    batch_size="sequences a step; the data goes on where it was", grad_accum="the order of sums",
+    lr_max="the rate", lr_end="the rate", warmup_steps="the rate", anneal_steps="the rate",
+    weight_decay="how matrices shrink", grad_clip="which gradients are scaled down",
+    z_loss="the loss that is minimized",
+    remat="memory and time", dtype="the precision of products", mesh="the order of sums",
+    steps="where it ends; annealing stays as it was")
+
+
+def mesh_of(args) -> dict:
+    return {axis: getattr(args, axis) for axis in ("dp", "fsdp", "tp")}
+
+
+def settings(args, config, hyper, steps):
+    """All that a resumed run should share with the run before it, by name."""
+    return dataclasses.asdict(hyper) | dict(dtype=config.dtype, steps=steps, mesh=mesh_of(args))
+
+
+def remarks(args, config, hyper, steps, meta):
+    """Lines to say: what a resumed run does otherwise; a warm-up that was scaled or never ends."""
+    now = settings(args, config, hyper, steps)
+    if args.init_from == "resume":
+        before = now | dataclasses.asdict(hyper_of(meta))
+        before |= {name: meta[name] for name in ("steps", "mesh") if meta.get(name)}
+        before["dtype"] = meta["model"].get("dtype", Config.dtype)
+        return [f"otherwise than before: {name} {show(before[name])} -> {show(now[name])} "
+                f"({WHAT_CHANGES[name]})" for name in now if now[name] != before[name]]
+    planned = RECIPES[args.model][4]
+    if args.warmup_steps is None and hyper.warmup_steps != planned:
+        return [f"warm-up: {hyper.warmup_steps} of {steps} steps, because the preset's {planned} "
+                "are more than all"]
+    if hyper.warmup_steps >= steps:
+        return [f"the rate never reaches lr_max: --warmup_steps {hyper.warmup_steps} are no fewer "
+                f"than all {steps} steps"]
+    return []
+
+
+def show(value):
+    return " x ".join(f"{k} {n}" for k, n in value.items()) if isinstance(value, dict) else value
+
+
+# -------------------------------------------- the loop --------------------------------------------
 
 AGREE = 10     # steps after which several processes ask each other whether one of them is to stop
 
@@ -298,14 +523,190 @@ def stop_on_signal() -> list:
     A second one ends the run at once."""
     asked = []
 
-    def ask(number, frame):
+    def ask(kind, frame):
         if asked:
             raise KeyboardInterrupt
-        asked.append(number)
+        asked.append(kind)
 
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, ask)
+    for kind in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(kind, ask)
     return asked
+
+
+def say(*lines):
+    """Print lines, on process 0 alone."""
+    if jax.process_index() == 0:
+        for line in lines:
+            print(line, flush=True)
+
+
+class Run:
+    """A run under way: its state on the mesh, its place in the data, and its folder. The methods
+    stand in the order in which a step calls them."""
+
+    def __init__(self, args, config, hyper, steps, data, mesh, source, meta):
+        """Take the folder, place the state: fresh, a checkpoint's, or fresh with its weights."""
+        self.args, self.config, self.hyper, self.steps, self.data = args, config, hyper, steps, data
+        self.out, self.lead = Path(args.out_dir), jax.process_index() == 0
+        self.mesh, self.peak = mesh, tpu_mesh.peak_flops(mesh)
+        resume = args.init_from == "resume"
+        self.first = self.done = meta["step"] if resume else 0
+        self.place = 0                              # sequences of the training data that were read
+        if resume:                                  # earlier versions never changed the batch size
+            at = meta.get("sequences")
+            self.place = self.done * meta["hyper"]["batch_size"] if at is None else at
+        before = source if resume else None
+        self.lock = tpu_mesh.together(lambda: take_run(self.out, self.first, before))
+        self.state = self.load(source, resume)
+        self.step_fn = make_train_step(config, hyper, mesh)
+        self.eval_fn = make_eval_loss(config, mesh)
+        self.part, self.parts = tpu_mesh.batch_rows(self.mesh)
+        self.pending, self.val, self.wait_for_save = None, None, lambda: None
+        self.clock = time.perf_counter()
+        self.bar = tqdm(total=steps, initial=self.first, unit="step", disable=not self.lead,
+                        dynamic_ncols=True, smoothing=0.05)
+
+    def load(self, source, resume):
+        if resume:
+            step = jax.device_put(jnp.int32(self.first), NamedSharding(self.mesh, P()))
+            return restore(source, self.config, self.mesh, ("params", "m", "v")) | dict(step=step)
+        state = init_state(self.args.seed, self.config, self.mesh)
+        if source:
+            state["params"] = model.load_params(source, self.config, self.mesh,
+                                                mp_num=self.args.mp_num)
+        return state
+
+    def batch(self, split, first):
+        """The sequences of a batch, placed on the mesh."""
+        rows = get_sequences(self.data, split, self.args.seed, first, self.hyper.batch_size,
+                             self.part, self.parts)
+        return tpu_mesh.place_batch(rows, self.mesh)
+
+    def step(self):
+        """Start a step, and read the metrics of the one before while it runs: the device never
+        waits for the host."""
+        self.state, metrics = self.step_fn(self.state, self.batch("train", self.place))
+        self.done, self.place = self.done + 1, self.place + self.hyper.batch_size
+        self.read_metrics()
+        self.pending = (self.done, metrics)
+
+    def read_metrics(self):
+        """Wait for the metrics of the last step, and write them down. A NaN ends the run."""
+        if not self.pending:
+            return
+        (step, metrics), self.pending = self.pending, None
+        row = {k: float(metrics[k]) for k in ("loss", "lr", "grad_norm")}
+        now, length = time.perf_counter(), self.data.block_size
+        rate, self.clock = self.hyper.batch_size * length / (now - self.clock), now
+        if not math.isfinite(row["loss"] + row["grad_norm"]):
+            self.bar.close()
+            why = f"step {step}: loss {row['loss']}, gradient norm {row['grad_norm']}: stopped. " \
+                  f"The newest checkpoint in {self.out} is from before; try a lower --lr_max or " \
+                  "more --warmup_steps"
+            raise SystemExit(why if self.lead else 1)
+        flops = flops_per_token(dataclasses.replace(self.config, block_size=length))
+        mfu = rate * flops / self.peak if self.peak else None
+        row = dict(step=step) | row | dict(tokens_per_s=round(rate), mfu=mfu)
+        if "val_loss" in metrics:
+            row["val_loss"] = metrics["val_loss"]
+        if self.lead:
+            with open(self.out / METRICS, "a") as f:
+                f.write(json.dumps(row) + "\n")
+        self.bar.set_postfix_str(f"loss {row['loss']:.3f} · {rate:,.0f} tokens/s")
+        self.bar.update()
+
+    def is_due(self, every):
+        return self.done == self.steps or every and self.done % every == 0
+
+    def evaluate(self):
+        """The mean loss of four batches of the validation split, which no training step reads."""
+        size, metrics = self.hyper.batch_size, self.pending[1]
+        params, batches = self.state["params"], (self.batch("val", i * size) for i in range(4))
+        self.val = float(np.mean([float(self.eval_fn(params, batch)) for batch in batches]))
+        metrics["val_loss"] = self.val
+        if self.lead:
+            loss, norm = float(metrics["loss"]), float(metrics["grad_norm"])
+            self.bar.write(f"step {self.done:>6}  loss {loss:.3f}  val_loss {self.val:.3f}  "
+                           f"norm {norm:.2f}")
+
+    def signal_of(self, asked):
+        """The signal that asked one of the processes to stop, or 0; they agree now and then."""
+        if jax.process_count() > 1 and self.done % AGREE:
+            return 0
+        stop = tpu_mesh.agree(asked[0] if asked else 0)
+        if jax.process_count() > 1:         # a checkpoint gets its name once all have written
+            self.finish_save()
+        return stop
+
+    def save(self):
+        """Begin to write a checkpoint; a state that turned into NaN is never saved."""
+        self.read_metrics()
+        self.finish_save()
+        args, custom = self.args, self.data.tokenizer.endswith(".tiktoken")
+        tokenizer = Path(self.data.tokenizer).name if custom else self.data.tokenizer
+        meta = dict(model=dataclasses.asdict(self.config), tokenizer=tokenizer, recipe=args.model,
+                    data=args.data, data_digest=self.data.digest, seed=args.seed,
+                    steps=self.steps, sequences=self.place, mesh=mesh_of(args),
+                    hyper=dataclasses.asdict(self.hyper))
+        self.wait_for_save = tpu_mesh.begin_save(
+            self.out, self.done, flatten(self.state), meta, args.keep,
+            [self.data.tokenizer] if custom else [])
+
+    def finish_save(self):
+        """Wait until the last checkpoint is written. If that failed the run ends, in one line."""
+        wait, self.wait_for_save = self.wait_for_save, lambda: None
+        wait()
+
+    def leave(self, stop):
+        """The end before the end, by a signal."""
+        self.finish_save()
+        self.bar.close()
+        if self.done < self.steps:
+            say(f"stopped after step {self.done}, saved. The same command with --init_from resume "
+                "goes on")
+        else:
+            say(f"all {self.steps} steps are done and saved")
+        raise SystemExit(128 + stop)
+
+
+METRICS = "metrics.jsonl"
+
+
+def take_run(out, first, source):
+    """Take the folder of a run that starts from `source` (None: anew), and cut its metrics back to
+    step `first` -> the lock. What a killed run left of a line goes; a file that is not ours stays,
+    and is an error."""
+    file, kept = out / METRICS, []
+    lock = tpu_mesh.take_folder(out)
+    if tpu_mesh.checkpoints(out)[-1:] != [source] * bool(source):
+        raise ValueError(f"another process has just written to {out}: start again")
+    for line in file.read_bytes().splitlines() if file.exists() else []:
+        try:
+            row = json.loads(line)
+            if row["step"] <= first and "tokens_per_s" in row:
+                kept.append(line)
+        except (ValueError, KeyError, TypeError):
+            row = {}
+        if not source and "tokens_per_s" not in row and not line.startswith(b'{"step": '):
+            raise ValueError(f"{file} is not of a run of ours: choose another --out_dir") from None
+    replace_file(file, b"".join(line + b"\n" for line in kept))
+    return lock
+
+
+def train(run):
+    """Batch, step, read what came out, evaluate, save, leave."""
+    asked, args = stop_on_signal(), run.args
+    while run.done < run.steps:
+        run.step()
+        if run.data.meta["sequences"]["val"] and args.eval_every and run.is_due(args.eval_every):
+            run.evaluate()
+        stop = run.signal_of(asked)
+        if run.is_due(args.save_every) or stop:
+            run.save()
+        if stop:
+            run.leave(stop)
+    run.finish_save()
+    run.bar.close()
 
 
 def main():
@@ -313,148 +714,48 @@ def main():
     if args.plan or args.topology or args.search:
         from plan.training import main as plan_main
         return plan_main(args)
-    tpu_mesh.start(args.coordinator, args.num_processes, args.process_id)
-    lead = jax.process_index() == 0
-    out = Path(args.out_dir)
-    source, meta = None, None
-    if args.init_from == "scratch" and tpu_mesh.checkpoints(out):
-        raise ValueError(f"{out} already holds a run: add --init_from resume to go on with it, or another --out_dir")
-    if args.init_from != "scratch":
-        source = tpu_mesh.find_checkpoint(out if args.init_from == "resume" else args.init_from)
-        meta = model.read_meta(source)
-        if args.init_from == "resume" and not meta.get("step"):
-            raise ValueError(f"{source} holds weights alone: use --init_from {out} with another --out_dir")
-    args.model = args.model or (meta or {}).get("recipe", "toy")
+    tpu_mesh.join(args.coordinator, args.num_processes, args.process_id)
+    tpu_mesh.start()
+    source, meta = open_source(args)
     data = open_data(args.data)
-    if meta and get_tokenizer(meta["tokenizer"]).vocab != get_tokenizer(data.tokenizer).vocab:
-        raise ValueError(f"{source} was trained with tokenizer {meta['tokenizer']}, {args.data} was made with {data.tokenizer}")
+    note = check_data(args, source, meta, data) if meta else ""
     config, hyper, steps = settle(args, jax.default_backend(), data, meta)
-    tokenizer_files = [data.tokenizer] if data.tokenizer.endswith(".tiktoken") else []
-    tokenizer = Path(data.tokenizer).name if tokenizer_files else data.tokenizer
-
     mesh = tpu_mesh.make_mesh(args.dp, args.fsdp, args.tp)
     tpu_mesh.check_divides(config, hyper.batch_size, hyper.grad_accum, args.dp, args.fsdp, args.tp)
-    n_params, tokens_per_step = num_params(config), hyper.batch_size * config.block_size
-    part, parts = tpu_mesh.batch_rows(mesh)
-    peak = tpu_mesh.peak_flops(mesh)
-    say = print if lead else lambda *a, **k: None
-    say(f"model {args.model}: {n_params:,} parameters · mesh dp {args.dp} x fsdp {args.fsdp} x tp {args.tp} · "
-        f"{hyper.batch_size} x {config.block_size} = {tokens_per_step:,} tokens a step · {steps} steps · data {args.data}")
-
-    first = 0
-    if args.init_from == "resume":
-        first = meta["step"]
-        if meta["seed"] != args.seed or meta["data"] != args.data:
-            raise ValueError(f"{source} was run with --seed {meta['seed']} --data {meta['data']}: resume with the same")
-        state = restore(source, config, mesh, ("params", "m", "v")) | dict(step=jax.device_put(
-            jnp.int32(first), NamedSharding(mesh, P())))
-    else:
-        state = init_state(args.seed, config, mesh)
-        if source:
-            state["params"] = model.load_params(source, config, mesh, mp_num=args.mp_num)
+    rows, length = hyper.batch_size, data.block_size
+    say(f"model {args.model}: {num_params(config):,} parameters · mesh {show(mesh_of(args))} · "
+        f"{rows} x {length} = {rows * length:,} tokens a step · {steps} steps · data {args.data}")
     if source:
-        say(f"from {source}" + (f", step {first}" if first else ", weights alone"))
-
-    step_fn, eval_fn = make_train_step(config, hyper, mesh), make_eval_loss(config, mesh)
-    if lead:
-        out.mkdir(parents=True, exist_ok=True)
-        metrics_file = out / "metrics.jsonl"
-        kept = [l for l in metrics_file.read_text().splitlines() if json.loads(l)["step"] <= first] \
-            if first and metrics_file.exists() else []
-        metrics_file.write_text("".join(l + "\n" for l in kept))
-
-    has_val = data.meta["sequences"]["val"] > 0
-
-    def batch(split, step):
-        return tpu_mesh.place_batch(get_batch(data, split, args.seed, step, hyper.batch_size, part, parts), mesh)
-
-    def evaluate():
-        return float(np.mean([float(eval_fn(state["params"], batch("val", i))) for i in range(4)]))
-
-    def finish_save():
-        """Wait for the write of the last checkpoint. If it failed the run ends here, in one line."""
-        nonlocal saved
-        saved()
-        saved = lambda: None
-
-    def save(step):
-        nonlocal saved
-        finish_save()
-        meta = dict(model=dataclasses.asdict(config), tokenizer=tokenizer, data=args.data, seed=args.seed, recipe=args.model,
-                    hyper=dataclasses.asdict(hyper))
-        saved = tpu_mesh.begin_save(out, step, flatten(state), meta, args.keep, tokenizer_files)
-
-    clock = time.perf_counter()
-
-    def report(step, metrics):
-        """Fetch the metrics of a step that is already done and write them down. A NaN ends the run."""
-        nonlocal clock
-        row = {k: float(metrics[k]) for k in ("loss", "lr", "grad_norm")}     # waits for the step
-        seconds, clock = time.perf_counter() - clock, time.perf_counter()
-        if not math.isfinite(row["loss"] + row["grad_norm"]):
-            bar.close()
-            raise SystemExit(f"step {step}: loss {row['loss']}, gradient norm {row['grad_norm']}: stopped. The newest "
-                             f"checkpoint in {out} is from before; try a lower --lr_max or more --warmup_steps")
-        rate = tokens_per_step / seconds
-        mfu = rate * flops_per_token(config) / peak if peak else None
-        row = dict(step=step) | row | dict(tokens_per_s=round(rate), mfu=mfu)
-        if "val_loss" in metrics:
-            row["val_loss"] = metrics["val_loss"]
-        if lead:
-            with open(metrics_file, "a") as f:
-                f.write(json.dumps(row) + "\n")
-        bar.set_postfix_str(f"loss {row['loss']:.3f} · {rate:,.0f} tokens/s")
-        bar.update()
-
-    # The metrics of step n are read while step n + 1 runs, so the device never waits for the host.
-    pending, val = None, None
-    saved = lambda: None
-    asked = stop_on_signal()
-    bar = tqdm(total=steps, initial=first, unit="step", disable=not lead, dynamic_ncols=True, smoothing=0.05)
-    for step in range(first, steps):
-        state, metrics = step_fn(state, batch("train", step))
-        done = step + 1
-        if pending:
-            report(*pending)
-        if has_val and (done % args.eval_every == 0 or done == steps):
-            val = metrics["val_loss"] = evaluate()
-            bar.write(f"step {done:>6}  loss {float(metrics['loss']):.3f}  val_loss {val:.3f}  "
-                      f"norm {float(metrics['grad_norm']):.2f}")
-        pending = (done, metrics)
-        # Of several processes perhaps one alone has the signal: they agree on it now and then, and leave together.
-        stop = 0
-        if jax.process_count() == 1 or done % AGREE == 0:
-            stop = tpu_mesh.agree(asked[0] if asked else 0)
-            if jax.process_count() > 1:      # and a checkpoint gets its name once all have written their parts
-                finish_save()
-        if done % args.save_every == 0 or done == steps or stop:
-            report(*pending)        # before saving: a state that turned into NaN is never saved
-            pending = None
-            save(done)
-        if stop and done < steps:
-            finish_save()
-            bar.close()
-            say(f"stopped after step {done}, saved. The same command with --init_from resume goes on")
-            raise SystemExit(128 + stop)
-    finish_save()
-    bar.close()
-    if first >= steps:
-        say(f"{source} is already at step {first}: raise --steps to train on")
-    if lead and val is not None and data.meta.get("miniature") == "mono" and not args.no_benchmark:
-        finish(out, val)
+        resumed = args.init_from == "resume"
+        say(f"from {source}, " + (f"step {meta['step']}" if resumed else "weights alone"))
+    say(*filter(None, [note, *remarks(args, config, hyper, steps, meta)]))
+    run = Run(args, config, hyper, steps, data, mesh, source, meta)
+    train(run)
+    if run.first >= steps:
+        say(f"{source} is already at step {run.first}: raise --steps to train on")
+    elif run.lead and data.meta.get("miniature") == "mono" and not args.no_benchmark:
+        finish(run.out, run.val)
 
 
 def finish(out, val, limit=20):
     """After a run on the miniature corpus: what it can do on held-out problems, greedily, and what to try next."""
-    print(f"final val_loss {val:.3f}; now held-out problems of miniature/mtpb.jsonl, turn by turn", flush=True)
+    for kind in (signal.SIGINT, signal.SIGTERM):    # all is saved: it ends this and the benchmark
+        signal.signal(kind, lambda kind, frame: sys.exit(128 + kind))
+    loss = "" if val is None else f"final val_loss {val:.3f}; "
+    print(loss + "now held-out problems of miniature/mtpb.jsonl, turn by turn", flush=True)
     here, samples = Path(__file__).parent, out / "mtpb.jsonl"
     samples.unlink(missing_ok=True)         # an earlier run's are not this model's
     # A process of its own: what runs model-written code never shares a process with the trainer.
     command = [sys.executable, here / "mtpb.py", "run", "--problems", here / "miniature" / "mtpb.jsonl", "--ckpt", out,
                "--out", samples, "--n", "1", "--temperature", "0", "--limit", str(limit)]
-    run = subprocess.run(command, stdout=subprocess.PIPE, text=True)
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as run:
+        try:
+            shown, _ = run.communicate()
+        except BaseException:
+            run.terminate()
+            raise
     if run.returncode == 0:
-        report = json.loads(run.stdout.splitlines()[-1])
+        report = json.loads(shown.splitlines()[-1])
         print("by category: " + ", ".join(f"{c} {100 * g['pass_rate']:.0f} %" for c, g in report["by_category"].items()))
         print(f"held-out multi-turn problems, greedily: {100 * report['pass_rate']:.0f} % of {report['programs']} programs "
               f"pass ({report['problems_scored']} problems, each with several inputs)")
@@ -465,12 +766,15 @@ def end_together(main):
     """When one of several processes is gone, the others' collectives fail: say so in one line and leave at once."""
     try:
         main()
-    except jax.errors.JaxRuntimeError as e:
-        if jax.process_count() == 1:
+    except jax.errors.JaxRuntimeError as error:
+        if jax.process_count() > 1:
+            tpu_mesh.another_has_ended()
+        reason = str(error).splitlines()[0][:200]
+        if "RESOURCE_EXHAUSTED" not in reason:
             raise
-        print(f"\ntrain.py: error: process {jax.process_index()} stops: another process has ended or cannot be reached "
-              f"({str(e).splitlines()[0][:200]}). Start all of them again with --init_from resume", file=sys.stderr, flush=True)
-        os._exit(3)     # an orderly exit would wait for the dead process
+        raise ValueError(f"the device has too little memory ({reason}): lower --batch_size, raise "
+                         "--grad_accum, add "
+                         "--remat, or a mesh of more devices") from None
 
 
 if __name__ == "__main__":

@@ -17,12 +17,13 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 EVERY = 5
+STEP = "step_" + "[0-9]" * 8      # a checkpoint; with another ending it is being written or deleted
 
 
 def start(out, steps, cache):
     flags = f"--model 0.1M --batch_size 4 --steps {steps} --anneal_steps 40 --warmup_steps 2 --save_every {EVERY} " \
             f"--eval_every 100000 --no-benchmark --out_dir {out}"
-    if any(out.glob("step_*/config.json")):
+    if any(out.glob(f"{STEP}/config.json")):
         flags += " --init_from resume"
     env = os.environ | dict(JAX_COMPILATION_CACHE_DIR=cache, JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS="0",
                             JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES="-1")
@@ -44,8 +45,8 @@ def rows(out):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kills", type=int, default=50)
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--kills", type=int, default=50, help="how often (default 50)")
+    parser.add_argument("--seed", type=int, default=0, help="of the moments (default 0)")
     args = parser.parse_args()
     random.seed(args.seed)
     work = Path(tempfile.mkdtemp())
@@ -57,10 +58,12 @@ def main():
         time.sleep(random.random())
         p.kill()
         errors = p.communicate()[1]
-        saved = max((int(f.parent.name[5:]) for f in out.glob("step_*/config.json") if f.parent.suffix != ".tmp"), default=0)
+        saved = max((int(f.parent.name[5:]) for f in out.glob(f"{STEP}/config.json")), default=0)
         lost.append(max(rows(out), default=0) - saved)
         print(f"kill {i + 1}: at step {max(rows(out), default=0)}, saved {saved}, lost {lost[-1]}", flush=True)
         assert "Traceback" not in errors and "damaged" not in errors, errors
+        half = [p for p in out.glob(STEP) if not (p / "config.json").exists()]
+        assert not half, f"deleted by half, under a checkpoint's name: {half}"
     steps = max(rows(out)) + EVERY
     for folder in (out, work / "straight"):
         p = start(folder, steps, work / "cache")

@@ -84,6 +84,45 @@ def reader_is_gone(descriptor) -> bool:
     return any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))
 
 
+@contextlib.contextmanager
+def signals_end_once():
+    """Inside, the first SIGINT or SIGTERM ends the run with exit code 130 or 143, after what is
+    under way was cleared up. Others are ignored, because the clearing would stay half done."""
+    def end(number, _):
+        for each in before:
+            signal.signal(each, signal.SIG_IGN)
+        before.clear()
+        raise SystemExit(128 + number)
+
+    before = {each: signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)}
+    for each, handler in before.items():
+        if handler is not signal.SIG_IGN:       # a shell's background job: Ctrl-C is not for it
+            signal.signal(each, end)
+    try:
+        yield
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
+
+
+@contextlib.contextmanager
+def signals_wait():
+    """Inside, SIGINT and SIGTERM are only noted; they count when the block ends. Processes started
+    inside are deaf to both, which a terminal or a supervisor sends to a whole command: their parent
+    ends them, because one that dies halfway through an answer would be waited for."""
+    came, both = [], (signal.SIGINT, signal.SIGTERM)
+    before = {each: signal.signal(each, lambda number, _: came.append(number)) for each in both}
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, both)       # a child inherits it
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        for each, handler in before.items():
+            signal.signal(each, handler)
+        for number in came:
+            signal.raise_signal(number)
+
+
 def one_line_errors(parser):
     """Makes an argparse parser report a bad flag in one line, without the usage text, still with exit code 2."""
     def error(message):

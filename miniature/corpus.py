@@ -21,6 +21,11 @@ import sys
 import zlib
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from harness import flags  # noqa: E402
+from harness.cli import cli, one_line_errors  # noqa: E402
+
 KINDS = ("nl", "multi", "mono", "apart")
 PREFIX = "# Import libraries.\n\nimport numpy as np\n\n"      # each history of the paper's benchmark begins with it
 
@@ -425,15 +430,23 @@ def documents(kind, seed, n):
     return (text for text, _ in documents_with_ops(kind, seed, n))
 
 
-def main():
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+def parser():
+    """The command line."""
+    p = one_line_errors(argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False))
     p.add_argument("--kind", default="mono", choices=KINDS, help="which corpus (default mono)")
-    p.add_argument("--seed", type=int, default=0, help="of the documents (default 0)")
-    p.add_argument("--n", type=int, default=20, help="how many documents (default 20)")
-    p.add_argument("--tokenizer", action="store_true", help="learn miniature.tiktoken from the three corpora, and exit")
-    args = p.parse_args()
+    p.add_argument("--seed", type=flags.whole(0), default=0, help="of the documents (default 0)")
+    p.add_argument("--n", type=flags.whole(0), default=20,
+                   help="how many documents (default 20; 0: none)")
+    p.add_argument("--tokenizer", action="store_true",
+                   help="learn miniature.tiktoken from the three corpora, and exit")
+    return p
+
+
+def main():
+    args = parser().parse_args()
     if args.tokenizer:
-        sys.path.insert(0, str(Path(__file__).parents[1]))
         from data import train_bpe, write_tiktoken
         texts = (text for kind in ("nl", "multi", "mono") for text in documents(kind, args.seed, 6000))
         write_tiktoken(Path(__file__).with_name("miniature.tiktoken"), train_bpe(texts, 1024))
@@ -442,4 +455,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    cli(main)

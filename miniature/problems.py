@@ -7,9 +7,14 @@ from running the reference code on drawn inputs.
 """
 import json
 import random
+import sys
 from pathlib import Path
 
-from corpus import function, held_out, make_value, program, walk
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from harness.files import replace_file  # noqa: E402
+
+from corpus import function, held_out, make_value, program, walk  # noqa: E402
 
 CATEGORIES = ("string", "array", "math", "dict", "algorithm")
 
@@ -105,15 +110,8 @@ def humaneval(n=50, seed=4321):
             return problems
 
 
-def write(path, rows):
-    """One JSON value a line, under another name until it is whole."""
-    temp = path.with_name(path.name + ".tmp")
-    temp.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    temp.rename(path)
-
-
 if __name__ == "__main__":
     for make in (humaneval, mtpb):
         path = Path(__file__).with_name(f"{make.__name__}.jsonl")
-        write(path, make())
+        replace_file(path, "".join(json.dumps(row) + "\n" for row in make()).encode())
         print(f"wrote {path}")

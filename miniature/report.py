@@ -5,6 +5,7 @@
 Error bars are one standard error over the problems of the benchmark. A difference counts when it is more than two standard
 errors of the differences problem by problem. The plots need matplotlib; without it the tables are written all the same.
 """
+import argparse
 import json
 import sys
 from pathlib import Path
@@ -14,7 +15,10 @@ import numpy as np
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
-from data import cli  # noqa: E402
+from harness import flags  # noqa: E402
+from harness.cli import cli, one_line_errors  # noqa: E402
+from harness.files import check, read_lines  # noqa: E402
+
 from humaneval import estimate_pass_at_k  # noqa: E402
 from model import Config, flops_per_token, num_params  # noqa: E402
 
@@ -32,7 +36,12 @@ class Results:
     """results.jsonl, opened: what was measured, problem by problem. None stands for what was not."""
 
     def __init__(self, path):
-        lines = [json.loads(line) for line in Path(path).read_text().splitlines()]
+        lines = [line for _, line in read_lines(path)]
+        for line in lines:
+            check(line, {"job": str}, f"{path} is damaged: of a line ")
+        if not lines or lines[0].get("job") != "settings":
+            raise ValueError(f"{path} does not begin with a run's settings: make it with "
+                             "bash miniature/run.sh")
         self.settings, self.jobs = lines[0], {line["job"]: line for line in lines[1:]}
         self.sizes = self.settings["sizes"]
 
@@ -131,14 +140,18 @@ def differences(comparisons):
 
 
 def verdict(said):
-    """Does "higher is higher" hold? said: [(where, difference, error)]."""
+    """Does "higher is higher" hold? said: [(where, difference, error)]. What lies within the error
+    says neither yes nor no."""
     groups = {"holds for": [w for w, d, e in said if d > 2 * e], "the opposite for": [w for w, d, e in said if d < -2 * e]}
     groups["within the error for"] = [w for w, _, _ in said if w not in sum(groups.values(), [])]
     holds = groups["holds for"]
     if len(holds) == len(said):
         return "**holds**" if said else NOT_MEASURED
     parts = "; ".join(f"{text} {', '.join(some)}" for text, some in groups.items() if some)
-    return ("**holds in part**: " if holds else "**does not hold at this scale**: ") + parts
+    if holds:
+        return f"**holds in part**: {parts}"
+    opposite = groups["the opposite for"]
+    return f"**{'does not hold at this scale' if opposite else 'undecided'}**: {parts}"
 
 
 def in_words(said, scale=100):
@@ -148,12 +161,16 @@ def in_words(said, scale=100):
 
 
 def power_law(compute, loss):
-    """L = a C^-b through the frontier: at each compute the best loss that any model had by then -> (a, b, C, L there)."""
+    """L = a C^-b, which no point lies below -> (a, b, C of the frontier, L there).
+
+    Its slope is fitted to the frontier, at each compute the best loss that any model had by then;
+    then it is moved down."""
     order = np.argsort(compute)
     compute, loss = np.asarray(compute)[order], np.asarray(loss)[order]
     best = loss <= np.minimum.accumulate(loss)
-    slope, offset = np.polyfit(np.log(compute[best]), np.log(loss[best]), 1)
-    return np.exp(offset), -slope, compute[best], loss[best]
+    x, y = np.log(compute[best]), np.log(loss[best])
+    slope, _ = np.polyfit(x, y, 1)
+    return np.exp(np.min(y - slope * x)), -slope, compute[best], loss[best]
 
 
 def frontier(r):
@@ -226,12 +243,15 @@ def difficulty_table(r):
 def value_table(r):
     """By what the first prompt gives: the description of a problem begins with the type of its value."""
     problems = [json.loads(line) for line in (HERE / "mtpb.jsonl").read_text().splitlines()]
+    problems = problems[:r.settings["mtpb_limit"]]      # those that were run
     kinds = {"int": "a number", "nums": "a list of numbers", "text": "a text of words", "words": "a list of words",
              "dict": "a dictionary from words to numbers"}
+    rates_of = lambda rates: percent(rates) if len(rates) else "-"
     rows = []
     for kind, name in kinds.items():
         which = np.array([p["description"].startswith(kind + ",") for p in problems])
-        cells = [NOT_MEASURED if (rate := r.mtpb(s, "mono")) is None else percent(rate[which[:len(rate)]]) for s in r.sizes]
+        rates = [r.mtpb(s, "mono") for s in r.sizes]
+        cells = [NOT_MEASURED if rate is None else rates_of(rate[which]) for rate in rates]
         rows.append([f"{name} ({which.sum()} problems)", *cells])
     return table(["the first prompt gives", *map(r.label, r.sizes)], rows)
 
@@ -257,9 +277,12 @@ def claims(r):
     def row(claim, paper, said, scale=100, holds=None):
         rows.append([claim, paper, in_words(said, scale), holds or verdict(said)])
 
-    row("HumanEval: a larger model solves more (pass@1)", family(PAPER_HUMANEVAL), differences(larger(pass1)))
-    row("HumanEval: MULTI beats NL", "16.1B: 18.3 against 14.2 %", differences(better(pass1, "multi", "nl")))
-    row("HumanEval: MONO beats MULTI", "16.1B: 29.28 against 18.3 %", differences(better(pass1, "mono", "multi")))
+    row("mini-HumanEval: a larger model solves more (pass@1)", family(PAPER_HUMANEVAL),
+        differences(larger(pass1)))
+    row("mini-HumanEval: MULTI beats NL", "16.1B: 18.3 against 14.2 %",
+        differences(better(pass1, "multi", "nl")))
+    row("mini-HumanEval: MONO beats MULTI", "16.1B: 29.28 against 18.3 %",
+        differences(better(pass1, "mono", "multi")))
     said = []
     for s in r.sizes:       # two groups of different problems: their errors add up
         ppl, passed = r.humaneval_perplexity(s)
@@ -267,9 +290,11 @@ def claims(r):
             (a, sa), (b, sb) = mean_se(ppl[~passed]), mean_se(ppl[passed])
             said.append((r.label(s), a - b, np.hypot(sa, sb)))
     row("Problems that are passed have prompts of lower perplexity (not passed minus passed)", "lower for every size", said, 1)
-    row("MTPB: a larger model solves more", family(PAPER_MTPB), differences(larger(r.mtpb)))
-    row("MTPB: MULTI beats NL", "no confirmed figure", differences(better(r.mtpb, "multi", "nl")))
-    row("MTPB: MONO beats MULTI", "no confirmed figure", differences(better(r.mtpb, "mono", "multi")))
+    row("mini-MTPB: a larger model solves more", family(PAPER_MTPB), differences(larger(r.mtpb)))
+    row("mini-MTPB: MULTI beats NL", "no confirmed figure",
+        differences(better(r.mtpb, "multi", "nl")))
+    row("mini-MTPB: MONO beats MULTI", "no confirmed figure",
+        differences(better(r.mtpb, "mono", "multi")))
     row("Said turn by turn a problem is solved more often than said at once",
         "350M: 16.98 against 5.75 %; 16.1B: 47.34 against 38.74 %",
         differences((r.label(s), r.mtpb(s, "mono", "multi"), r.mtpb(s, "mono", "single")) for s in r.sizes))
@@ -277,26 +302,33 @@ def claims(r):
         differences((r.label(s), r.mtpb_perplexity(s, "single"), r.mtpb_perplexity(s, "multi")) for s in r.sizes), 1)
     gains = r.gain(r.sizes[-1])
     said = [(level, *mean_se(g)) for level, g in gains.items() if len(g) > 1]
-    least = min(said, key=lambda g: g[1])[0] if len(said) > 1 and len(gains["easy"]) > 1 else None
+    easy = next((g for g in said if g[0] == "easy"), None)
+    less = [(f"{level} minus easy", mean - easy[1], np.hypot(se, easy[2]))
+            for level, mean, se in said if easy and level != "easy"]
     row(f"Turns help least where problems are easy (multi minus single, {r.label(r.sizes[-1])})",
         "no gain on easy problems for the larger models", said,
-        holds="**holds**" if least == "easy" else "**does not hold at this scale**" if least else NOT_MEASURED)
+        holds=verdict(less) if easy else f"{NOT_MEASURED}: no problem was easy")
     row("The conjecture: comments beside their code are what teaches multi-turn synthesis (beside minus moved, multi-turn)",
         "not tested", differences(better(r.mtpb, "mono", "apart")))
     return rows
 
 
 def not_monotone(r):
-    """Where the order of sizes or corpora is broken, whether or not the error bars are wider than the break."""
+    """Where the order of sizes or corpora is broken, and whether within the difference's error."""
     found = []
-    for what, get in (("HumanEval pass@1", lambda s, k: r.humaneval(s, k, 1)[0]), ("MTPB", r.mtpb)):
-        means = {(s, k): v.mean() for s in r.sizes for k in CORPORA if (v := get(s, k)) is not None}
-        steps = [((a, k), (b, k)) for k in CORPORA for a, b in zip(r.sizes, r.sizes[1:])]
-        steps += [((s, a), (s, b)) for s in r.sizes for a, b in (("nl", "multi"), ("multi", "mono"))]
-        for low, high in steps:
-            if low in means and high in means and means[high] < means[low]:
-                name = lambda x: f"{CORPORA[x[1]]} {r.label(x[0])} ({100 * means[x]:.1f} %)"     # noqa: B023 (used at once)
-                found.append(f"{what}: {name(high)} is below {name(low)}")
+    measured = {f"mini-HumanEval pass@{k}": lambda s, kind, k=k: r.humaneval(s, kind, k)[0]
+                for k in (1, 10, 100)} | {"mini-MTPB": r.mtpb}
+    pairs = [((a, k), (b, k)) for k in CORPORA for a, b in zip(r.sizes, r.sizes[1:])]
+    pairs += [((s, a), (s, b)) for s in r.sizes for a, b in (("nl", "multi"), ("multi", "mono"))]
+    name = lambda x, rates: f"{CORPORA[x[1]]} {r.label(x[0])} ({100 * rates.mean():.1f} %)"
+    for what, get in measured.items():
+        for low, high in pairs:
+            a, b = get(*low), get(*high)
+            if a is None or b is None or b.mean() >= a.mean():
+                continue
+            mean, se = mean_se(a - b)
+            within = "" if mean > 2 * se else ", within the error"
+            found.append(f"{what}: {name(high, b)} is below {name(low, a)}{within}")
     return found
 
 
@@ -341,9 +373,9 @@ def plots(r, folder):
     for (kind, name), color, size in zip(CORPORA.items(), colors, (9, 6, 5)):       # what lies on one another is still seen
         lines(axes[0], lambda s, k=kind: r.humaneval(s, k, 1)[0], color, name, size=size)
         lines(axes[1], lambda s, k=kind: r.mtpb(s, k), color, name, size=size)
-    by_size(axes[0], "miniature HumanEval")
+    by_size(axes[0], "mini-HumanEval")
     axes[0].set_ylabel("pass@1, %")
-    by_size(axes[1], "miniature MTPB, multi-turn")
+    by_size(axes[1], "mini-MTPB, multi-turn")
     axes[1].set_ylabel("pass rate, %")
     for ax in axes[:2]:
         legend(ax, loc="best")
@@ -361,8 +393,8 @@ def plots(r, folder):
         for mode, style in (("multi", "o-"), ("single", "s--")):
             lines(axes[0], lambda s, k=kind, m=mode: r.mtpb(s, k, m), color, f"{name}, {mode}-turn", style)
     by_size(axes[0], "two corpora, two ways to ask")
-    axes[0].set(ylabel="MTPB pass rate, %", ylim=(-3, 143), yticks=range(0, 101, 20))
-    legend(axes[0], loc="upper left", fontsize=8.5)
+    axes[0].set(ylabel="mini-MTPB pass rate, %", yticks=range(0, 101, 20))
+    legend(axes[0], loc="best", fontsize=8.5)
     for i, (level, color) in enumerate(zip(LEVELS, (colors[3], colors[0], colors[1]))):
         some = [(j, *mean_se(g)) for j, s in enumerate(x) if len(g := r.gain(s)[level]) > 1]
         if some:
@@ -372,8 +404,8 @@ def plots(r, folder):
     axes[1].set(title="multi-turn minus single-turn, MONO", ylabel="pass rate, percentage points", xlabel="parameters")
     axes[1].set_xticks(range(len(x)), [r.label(s) for s in x])
     axes[1].grid(axis="x", visible=False)
-    axes[1].margins(y=0.3)
-    legend(axes[1], loc="best", fontsize=8.5)
+    axes[1].margins(y=0.1)
+    legend(axes[1], loc="upper left", fontsize=8.5)
     save(figure, "turns.png")
 
     figure, axes = plt.subplots(1, 2, figsize=(10.5, 3.8))
@@ -394,7 +426,7 @@ def plots(r, folder):
     if (found := frontier(r)) is not None and len(r.sizes) > 1:
         a, b, compute, _ = power_law(*found)
         line = np.array([compute.min(), compute.max()])
-        axes[1].plot(line, a * line ** -b, "--", color=grey, label=f"L ∝ C^-{b:.2f}")
+        axes[1].plot(line, a * line ** -b, "--", color=grey, label=rf"$L \propto C^{{-{b:.2f}}}$")
     axes[1].set(title="loss against compute, MONO", xscale="log", yscale="log", xlabel="training compute, FLOPs",
                 ylabel="validation loss, nats a token")
     legend(axes[1], loc="upper right")
@@ -435,8 +467,10 @@ def text(r):
     samples = ", ".join(f"{n} at temperature {t}" for t, n in s["humaneval_n"].items())
     mtpb_top, humaneval_top = percent(r.mtpb(r.sizes[-1], "mono")), percent(r.humaneval(r.sizes[-1], "mono", 1)[0])
     broken, missing = "; ".join(not_monotone(r)), ", ".join(not_measured(r))
-    order = f"The order of sizes or corpora is broken here: {broken}." if broken else (
-        "The order of sizes and of corpora is monotone wherever it was measured, in both benchmarks.")
+    looked = ("The order of sizes and of corpora, in mini-HumanEval's pass@1, pass@10 and pass@100 "
+              "and in mini-MTPB's pass rate")
+    order = f"{looked}, is broken here: {broken}." if broken else f"{looked}, is broken nowhere."
+    n_sizes = {1: "one size", 2: "two sizes", 3: "three sizes", 4: "four sizes"}[len(r.sizes)]
     law = NOT_MEASURED
     if (found := frontier(r)) is not None and len(r.sizes) > 1:
         a, b, *_ = power_law(*found)
@@ -445,25 +479,32 @@ def text(r):
     if first:       # a largest model that was trained on, since at the others' number of steps it was not done
         rates = r.rates(f"early mtpb {r.sizes[-1]} mono multi")
         step, _, loss = first["curve"][-1]
-        early = (f"MONO {top} was resumed: after {step} steps its loss was {loss:.3f} and its pass rate on MTPB "
-                 f"{percent(rates)} %; it is the one size that did not see the same tokens as the others. ")
-    quick = ("> **A quick run** (`--quick`): fewer sizes, steps, samples and problems. It shows that all works; the figures "
-             "to read are those of the full run.\n\n") if s["quick"] else ""
+        early = (f"MONO {top} was resumed: after {step} steps its loss was {loss:.3f} and its pass "
+                 f"rate on mini-MTPB {percent(rates)} %; "
+                 "it is the one size that did not see the same tokens as the others. ")
+    quick = (f"> **A quick run** (`--quick`): {n_sizes} and fewer problems and samples. It shows "
+             "that all works; the figures to read are those of the full run.\n\n")
+    quick = quick if s["quick"] else ""
     gap = f"\n**Not measured**, since the run was not finished: {missing}.\n" if missing else ""
+    flag = " --quick" if s["quick"] else ""
     claim_head = ["claim", "the paper measured", "the miniature measured (differences, in points)", "verdict"]
     return f"""# The paper in miniature
 
-{quick}Four claims make the CodeGen paper: code models get better with size and with data that is more and more code; saying a
-program turn by turn is better than saying it at once; and this needs no special training, only comments beside code. Here a
-family of models small enough for a laptop repeats every experiment, from nothing: `bash miniature/run.sh` generates the
-corpora, trains, samples, runs what was written, and writes this page. Each figure, each plot and each verdict is computed by
-`report.py` from `results.jsonl`; ± is one standard error over the problems, and a difference counts when it is more than two
-standard errors, problem by problem. One training run each: the spread between seeds is not in the error bars.
+{quick}Four claims make the CodeGen paper: code models get better with size and with data that is
+more and more code; saying a program turn by turn is better than saying it at once; and this needs
+no special training, only comments beside code. Here a family of {n_sizes} small enough for a laptop
+repeats every experiment, from nothing: `bash miniature/run.sh{flag}` generates the corpora, trains,
+samples, runs what was written, and writes this page. Each figure, each plot and each verdict is
+computed by `report.py` from `results.jsonl`; ± is one standard error over the problems, and a
+difference counts when it is more than two standard errors, problem by problem. One training run
+each: the spread between seeds is not in the error bars.
 
 ![pass rates by size and corpus](scaling.png)
 
-MONO {top} solves {mtpb_top} % of the miniature MTPB (multi-turn, temperature 0.2) and {humaneval_top} % of the
-miniature HumanEval (pass@1), all of them combinations of operations that no corpus contains.
+mini-HumanEval and mini-MTPB are generated problems in the form of the two benchmarks, and far
+easier: their figures compare only with one another. MONO {top} solves {mtpb_top} % of mini-MTPB
+(multi-turn, temperature 0.2) and {humaneval_top} % of mini-HumanEval (pass@1), all of them
+combinations of operations that no corpus contains.
 {gap}
 ## Claims
 
@@ -480,26 +521,26 @@ from NL's weights, then MONO from MULTI's. "apart" is MONO with the comments mov
 `python miniature/corpus.py --kind nl` (or `multi`, `mono`, `apart`) shows documents. {early}All jobs together took
 {minutes:.0f} minutes of CPU time ({s["machine"]}); where a job was interrupted, what came before is not counted.
 
-## HumanEval by size and corpus (the paper's Table 1)
+## mini-HumanEval by size and corpus (as the paper's Table 1)
 
 {humaneval_table(r)}
 
 The first {count("humaneval")} functions; samples of each: {samples}; top-p 0.95. As in the paper, each k has the
 temperature that is best for it (t).
 
-## Prompt perplexity of passed and not passed problems (Table 2)
+## Prompt perplexity of passed and not passed problems (as Table 2)
 
 {perplexity_table(r)}
 
 A problem is passed when any of its {first_n} samples at temperature {first_t} is.
 
-## MTPB by size and corpus (Table 3)
+## mini-MTPB by size and corpus (as Table 3)
 
 {mtpb_table(r)}
 
 {count("mtpb")} problems of 5 cases, samples a case: {s["mtpb_n"]}; temperature 0.2, top-p 0.95, judged by the official rules.
 
-## Multi-turn against single-turn (Table 4)
+## Multi-turn against single-turn (as Table 4)
 
 {turns_table(r)}
 
@@ -530,7 +571,8 @@ form, a model would do well when it is asked in the form that it was taught.
 
 A scaling law says that a model's loss falls along a straight line when loss and compute are both drawn on logarithmic axes.
 One model follows the line until it is too small for more compute to help; from there on a larger one has to take over. The
-line through the lowest points of the right plot is {law} (C in FLOPs of the MONO stage).
+dashed line has the slope of the best losses in the right plot, and lies as high as it can without
+one of them below it: {law} (C in FLOPs of the MONO stage).
 
 ## Three conversations
 
@@ -543,15 +585,24 @@ With MONO {top}, chosen by rule: the first that is right, the first that prints 
 ```
 pip install -r requirements.txt matplotlib
 bash miniature/run.sh --quick     # two sizes, report in out-quick/
-bash miniature/run.sh             # four sizes, report here
+bash miniature/run.sh             # four sizes, report in miniature/
 ```
 
 An interrupted run goes on where it was. `python miniature/report.py` draws this page again from `results.jsonl`.
 """
 
 
+def parser():
+    """The command line."""
+    p = one_line_errors(argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter))
+    p.add_argument("folder", nargs="?", type=flags.folder, default=str(HERE),
+                   help="where results.jsonl lies and the report goes (default: this folder)")
+    return p
+
+
 def main():
-    folder = Path(sys.argv[1]) if len(sys.argv) > 1 else HERE
+    folder = Path(parser().parse_args().folder)
     if not (folder / "results.jsonl").is_file():
         raise FileNotFoundError(f"{folder} holds no results.jsonl: make it with bash miniature/run.sh")
     r = Results(folder / "results.jsonl")

@@ -24,7 +24,8 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 sys.path.insert(0, str(ROOT))
 
-from data import CORES, cli, one_line_errors  # noqa: E402
+from harness.cli import CORES, cli, one_line_errors, signals_end_once  # noqa: E402
+from harness.files import read_lines, replace_file  # noqa: E402
 
 PARENT = {"nl": None, "multi": "nl", "mono": "multi", "apart": "multi"}      # whose weights each corpus starts from
 TOKENS = 2048               # a step: half of train.py's default, so that few tokens still make enough steps
@@ -55,12 +56,12 @@ def train_job(size, kind, plan, out):
     start, steps = out / f"{size}-{PARENT[kind]}" if PARENT[kind] else "scratch", steps_of(plan, size, kind)
     command = lambda: python(
         "train.py", "--model", size, "--data", f"miniature:{kind}", "--out_dir", folder, "--steps", steps,
-        "--init_from", "resume" if list(folder.glob("step_*")) else start, "--batch_size", TOKENS // 256,
+        "--init_from", "resume" if list(folder.glob("step_????????")) else start, "--batch_size", TOKENS // 256,
         "--warmup_steps", 30, "--eval_every", 25, "--save_every", 100, "--keep", 1, "--no-benchmark")
 
     def collect():
         rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-        newest = max(folder.glob("step_*"), key=lambda p: p.name)
+        newest = max(folder.glob("step_????????"), key=lambda p: p.name)
         return dict(model=json.loads((newest / "config.json").read_text())["model"], tokens_per_step=TOKENS,
                     curve=[[r["step"], round(r["loss"], 4), round(r["val_loss"], 4)] for r in rows if "val_loss" in r])
 
@@ -152,7 +153,7 @@ def run_job(job, out, running):
 def run_all(jobs, out):
     """Run what results.jsonl does not hold yet, on all cores, each job when what it needs is there."""
     results = out / "results.jsonl"
-    done = {json.loads(line)["job"] for line in results.read_text().splitlines()}
+    done = {line["job"] for _, line in read_lines(results)}
     todo = [job for job in jobs if job.name not in done]
     cores, running, futures = list(range(CORES)), {}, set()
     if hasattr(os, "sched_getaffinity"):
@@ -195,32 +196,44 @@ def summary(line):
     return f"{100 * sum(rates) / len(rates):.1f} % of the programs pass"
 
 
-def main():
+def parser():
+    """The command line."""
     p = one_line_errors(argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False))
-    p.add_argument("--quick", action="store_true", help="two sizes in ten minutes instead of four in at most ninety")
-    args = p.parse_args()
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False))
+    p.add_argument("--quick", action="store_true",
+                   help="two sizes in ten minutes instead of four in at most ninety")
+    return p
+
+
+def main():
+    args = parser().parse_args()
     plan = QUICK if args.quick else FULL
     out = ROOT / ("out-quick" if args.quick else "out-miniature")
     out.mkdir(exist_ok=True)
     results = out / "results.jsonl"
     settings = dict(job="settings", **plan)
-    if not results.exists():
+    if results.exists() and not results.read_bytes().endswith(b"\n"):
+        whole, end, _ = results.read_bytes().rpartition(b"\n")     # killed while it wrote a line
+        replace_file(results, whole + end)
+    if not results.exists() or not results.stat().st_size:
         machine = f"{CORES} cores, {platform.system()}, Python {platform.python_version()}"
         results.write_text(json.dumps(settings | dict(machine=machine)) + "\n")
-    held = json.loads(results.read_text().splitlines()[0])
+    held = read_lines(results)[0][1]
     if {key: held.get(key) for key in settings} != settings:
         raise ValueError(f"{results} comes from another plan: move {out} away to start anew")
     print(f"the paper in miniature: {len(plan['sizes'])} sizes, work in {out.name}/", flush=True)
     jobs = all_jobs(plan, out)
     try:
-        run_all(jobs, out)
+        with signals_end_once():
+            run_all(jobs, out)
     except RuntimeError as error:
         raise ValueError(str(error)) from None
     to = out if args.quick else HERE
     if to != out:
         shutil.copyfile(results, to / "results.jsonl")
-    subprocess.run([sys.executable, HERE / "report.py", to], check=True)
+    if code := subprocess.run([sys.executable, HERE / "report.py", to]).returncode:
+        sys.exit(code)
     print(f"the report is {to.relative_to(ROOT) / 'README.md'}")
 
 

@@ -3,10 +3,12 @@ import dataclasses
 import json
 import os
 import re
+import resource
 import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -183,7 +185,20 @@ def nasty(tmp_path):
     (top / "huge_line.py").write_text("x" * 10 ** 7)
     (top / "one_long.py").write_text("x = 1\n" * 100 + "y" * 1001 + "\n")
     (top / "digits.py").write_text("0123456789abcdef\n" * 9)
-    (top / "too_large.py").write_bytes(b"x = 1\n" * (data.MAX_FILE // 6 + 1))
+    (top / "nul.py").write_bytes(b"x = 1\0\n")
+    (top / "zeros.py").write_bytes(b"\0" * 60)
+    (top / "program.py").write_bytes(b"\x7fELF\0\0\xff\xfe")
+    (top / "utf16_without_mark.py").write_bytes(stays[4].encode("utf-16-le"))
+    (top / "later").mkdir()
+    (top / "later" / "windows.py").write_bytes(stays[5].replace("\n", "\r\n").encode())
+    (top / "later" / "mark.py").write_bytes(stays[6].encode("utf-8-sig"))
+    (top / "later" / "utf16.py").write_bytes(stays[7].encode("utf-16"))
+    (top / "later" / "utf32.py").write_bytes(stays[8].encode("utf-32"))
+    (top / "half_utf16.py").write_bytes(stays[9].encode("utf-16")[:-1])
+    for folder in (".git", "node_modules/x", "deep/__pycache__", "my_venv/lib"):
+        (top / folder).mkdir(parents=True)
+        (top / folder / "theirs.py").write_text(f"theirs = {folder!r}\n")
+    (top / "my_venv" / "pyvenv.cfg").touch()
     (top / "notes.txt").write_text("not python\n")
     (top / "loop").symlink_to(top)
     (top / "self.py").symlink_to(top / "self.py")
@@ -193,8 +208,8 @@ def nasty(tmp_path):
     os.symlink("/proc/self/mem", top / "no_read.py")  # opens, but cannot be read, whoever asks
     (top / os.fsdecode(b"odd\xff\nname.py")).write_text("odd = 1\n")
     stays.append("odd = 1\n")
-    return top, stays, {"extension": 1, "unreadable": 4, "too_large": 1, "empty": 2, "not_utf8": 1, "average_line": 1,
-                        "longest_line": 1, "digits": 1, "duplicate": 1}
+    return top, stays, {"extension": 1, "unreadable": 4, "empty": 2, "nul_byte": 4, "not_utf8": 2,
+                        "average_line": 1, "longest_line": 1, "digits": 1, "duplicate": 5}
 
 
 def documents_of(folder):
@@ -218,6 +233,10 @@ def test_prepare_survives_a_nasty_folder_and_its_numbers_add_up(nasty, tmp_path,
     assert result.stdout.startswith("data.py: CPU, 2 processes\n")
     meta = json.loads((out / "meta.json").read_text())
     assert meta["dropped"] == reasons
+    assert meta["passed_over"] == {
+        ".git": 1, "__pycache__": 1, "node_modules": 1, "virtual environment": 1}
+    said = "passed over: .git 1, __pycache__ 1, node_modules 1, virtual environment 1"
+    assert said in result.stdout
     assert meta["files_seen"] == meta["kept"] + sum(meta["dropped"].values()) and meta["kept"] == len(stays)
     assert meta["documents"]["train"] + meta["documents"]["val"] == meta["kept"] and meta["documents"]["val"] == 3
     t = data.get_tokenizer(out / "small.tiktoken")                    # the folder holds its own copy
@@ -301,6 +320,180 @@ def test_validation_holds_a_whole_sequence(tmp_path):
     assert (data.get_batch(d, "val", 0, 5, 3) == data.get_batch(d, "val", 0, 0, 1)).all()
 
 
+@settings(deadline=None, max_examples=60)
+@given(lengths=st.lists(st.integers(0, 400), min_size=1, max_size=12), seed=st.integers(0, 9),
+       block_size=st.integers(1, 40), val_fraction=st.sampled_from([0.0, 0.01, 0.1, 0.5, 0.9]))
+def test_training_text_is_served_first(tmp_path_factory, lengths, seed, block_size, val_fraction):
+    """Whatever the documents: each split has a sequence, training at least half of its share, and
+    no token is lost or doubled; where two sequences cannot be had, the refusal says so."""
+    documents, total = [[i] * n for i, n in enumerate(lengths)], sum(lengths) + len(lengths)
+    folder = tmp_path_factory.mktemp("d") / "out"
+    call = lambda: data.pack(iter(documents), folder, data.get_tokenizer("bytes"), block_size,
+                             val_fraction, seed)
+    if total < (block_size + 1) * (2 if val_fraction else 1):
+        with pytest.raises(ValueError, match="more text"):
+            call()
+        assert not list(folder.parent.iterdir())
+        return
+    meta = call()
+    tokens, cut = meta["tokens"], meta["cut_documents"]
+    assert sum(tokens.values()) == total and meta["sequences"]["train"] > 0 and cut in (0, 1)
+    assert sum(meta["documents"].values()) == len(lengths) + cut
+    assert (meta["sequences"]["val"] > 0) == (val_fraction > 0)
+    due = total - max(round(val_fraction * total), block_size + 1 if val_fraction else 0)
+    assert tokens["train"] >= min(due // 2, total - block_size - 1)
+
+
+def test_one_document_or_one_large_and_one_small(tmp_path):
+    for name, texts in (("one", ["x = 1\n" * 5000]), ("two", ["y = 2\n", "x = 1\n" * 5000])):
+        (tmp_path / name).mkdir()
+        for i, text in enumerate(texts):
+            (tmp_path / name / f"{i}.py").write_text(text)
+        result = run("prepare", "--input", tmp_path / name, "--out", tmp_path / f"{name}_out",
+                     "--tokenizer", "bytes", "--block_size", 256)
+        assert result.returncode == 0 and "one document is cut" in result.stdout, result.stderr
+        meta = json.loads((tmp_path / f"{name}_out" / "meta.json").read_text())
+        assert meta["tokens"]["train"] > 29_000 and meta["sequences"]["val"] >= 1
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32"])
+def test_a_long_file_is_read_in_pieces(tmp_path, monkeypatch, encoding):
+    """They are the text, end where lines end, can be read one by one, and their file is still known
+    as a copy of another that is encoded or broken into lines otherwise."""
+    text = "".join(f"caf\u00e9 {i} \U0001f600\u4e2d\n" * (i % 7) + "\n" for i in range(200))
+    path, plain = tmp_path / "long.py", tmp_path / "plain.py"
+    path.write_bytes(text.replace("\n", "\r\n").encode(encoding))
+    plain.write_bytes(text.encode())
+    whole = data.inspect(open(plain, "rb"))
+    for size in (1, 2, 50, 1000):
+        monkeypatch.setattr(data, "PIECE", size)
+        reason, digest, pieces = data.inspect(open(path, "rb"))
+        texts = [data.read_piece(path, *piece) for piece in pieces]
+        assert (reason, digest) == whole[:2] and len(pieces) > 5
+        assert "".join(texts) == text.replace("\n", "\r\n") and all(t[-1] == "\n" for t in texts)
+    path.write_bytes(b"x" * 10)
+    assert {data.read_piece(path, *piece) for piece in pieces} == {None}
+
+
+def test_a_large_file_is_several_documents(tmp_path):
+    with open(tmp_path / "story.txt", "w") as file:
+        file.writelines(["a line of the story\n"] * 850_000)       # 17 million characters
+    result = run("prepare", "--input", tmp_path, "--extensions", "txt", "--out", tmp_path / "o",
+                 "--tokenizer", "bytes")
+    assert result.returncode == 0 and "read as 2 documents" in result.stdout, result.stderr
+    meta = json.loads((tmp_path / "o" / "meta.json").read_text())
+    assert meta["kept"] == 1 and sum(meta["tokens"].values()) == 17_000_002
+
+
+@pytest.mark.parametrize("extensions, found", [
+    (".py", {"a.py", "B.PY"}), ("py,.ts", {"a.py", "B.PY", "t.d.ts", "t.ts"}), (".mk", set()),
+    (".d.ts", {"t.d.ts"}), ("Makefile, html.erb", {"Makefile", "p.html.erb"}),
+    ("CMakeLists.txt", {"CMakeLists.txt"})])
+def test_extensions_are_ends_of_names_or_whole_names(tmp_path, extensions, found):
+    for name in ("a.py", "B.PY", "apy", "t.d.ts", "t.ts", "td.txt", "Makefile", "p.html.erb",
+                 "CMakeLists.txt"):
+        (tmp_path / name).touch()
+    args = data.parser().parse_args(
+        ["prepare", "--input", str(tmp_path), "--out", "o", "--extensions", extensions])
+    chosen = data.chosen([str(tmp_path)], data.settle_input(args), (), Counter(), Counter())
+    assert {os.path.basename(path) for path, _ in chosen} == found
+
+
+def test_a_file_or_a_folder_that_input_names_is_read(tmp_path):
+    """Whatever its name: who names it wants it. What is passed over of itself is counted."""
+    for folder in ("src/.git", "src/node_modules/a/node_modules", "src/venv/lib"):
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / "theirs.py").touch()
+    (tmp_path / "src" / "venv" / "pyvenv.cfg").touch()
+    (tmp_path / "story").touch()
+
+    def found(*inputs):
+        folders = Counter()
+        paths = data.chosen([str(tmp_path / i) for i in inputs], [".py"], (), Counter(), folders)
+        return sorted(os.path.relpath(path, tmp_path) for path, _ in paths), dict(folders)
+
+    assert found("src", "story") == (
+        ["story"], {".git": 1, "node_modules": 1, "virtual environment": 1})
+    assert found("src/.git", "src/venv") == (["src/.git/theirs.py", "src/venv/lib/theirs.py"], {})
+    assert found("src/node_modules") == (["src/node_modules/a/node_modules/theirs.py"], {})
+
+
+def test_every_place_for_out(tmp_path):
+    """A slash at the end, a link, a link to what is not there yet, an empty folder: all become the
+    data; nothing else is touched, and nothing stays beside it."""
+    (tmp_path / "src").mkdir()
+    (tmp_path / "src" / "a.py").write_text("x = 1\n" * 100)
+    top = tmp_path / "top"
+    (top / "disk").mkdir(parents=True)
+    (top / "empty").mkdir()
+    (top / "link").symlink_to(top / "disk")
+    (top / "ahead").symlink_to(top / "later")
+    for out in ("slash/", "link", "ahead", "empty", "a/b/c"):
+        result = run("prepare", "--input", tmp_path / "src", "--out", f"{top}/{out}", "--tokenizer",
+                     "bytes", "--block_size", 64)
+        assert result.returncode == 0, result.stderr
+        assert data.open_data(top / out).meta["kept"] == 1
+        assert sorted(os.listdir(top / out)) == ["meta.json", "train00000.bin", "val00000.bin"]
+    assert sorted(os.listdir(top)) == ["a", "ahead", "disk", "empty", "later", "link", "slash"]
+    (top / "loop").symlink_to(top / "loop")
+    (top / "file").touch()
+    for out in ("loop", "file", "link", "empty/", "file/x"):
+        refused(run("prepare", "--input", tmp_path / "src", "--out", f"{top}/{out}", "--tokenizer",
+                    "bytes"))
+    assert sorted(os.listdir(top)) == [
+        "a", "ahead", "disk", "empty", "file", "later", "link", "loop", "slash"]
+
+
+@pytest.mark.parametrize("strangers", [["mine"], ["unfinished", "mine"], ["train00000.bin"]])
+@pytest.mark.parametrize("where", ["o", "o.tmp"])
+def test_a_folder_of_somebody_else_stays(tmp_path, where, strangers):
+    (tmp_path / where).mkdir()
+    for name in strangers:
+        (tmp_path / where / name).write_text("precious")
+    with pytest.raises(ValueError, match="not an unfinished run"):
+        data.pack(iter([[1] * 99]), tmp_path / "o", data.get_tokenizer("bytes"), 8, 0.0, 0)
+    left = {p.name: p.read_text() for p in (tmp_path / where).iterdir()}
+    assert left == dict.fromkeys(strangers, "precious")
+
+
+def test_a_tokenizer_takes_no_name_of_others(tmp_path):
+    for name in ("t.tiktoken.tmp", "t.tiktoken.part"):
+        (tmp_path / name).write_text("precious")
+    data.write_tiktoken(tmp_path / "t.tiktoken", {bytes([i]): i for i in range(256)})
+    assert (tmp_path / "t.tiktoken.tmp").read_text() == "precious"
+
+
+def test_a_full_disk_leaves_nothing(tmp_path):
+    """A limit on the size of files stands for the disk."""
+    (tmp_path / "src").mkdir()
+    (tmp_path / "src" / "a.py").write_text("x = 1\n" * 10 ** 4)
+    limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+    refused(run("prepare", "--input", tmp_path / "src", "--out", tmp_path / "deep" / "o",
+                "--tokenizer", "bytes", "--block_size", 64, preexec_fn=limit))
+    assert os.listdir(tmp_path) == ["src"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_to_all_processes_ends_quietly(tmp_path, number):
+    """As a terminal or a supervisor sends it, while the workers are busy: an exit code, no word."""
+    (tmp_path / "src").mkdir()
+    for i in range(2000):
+        (tmp_path / "src" / f"m{i}.py").write_text(f"value = {i}\n" * 300)
+    out, bucket = tmp_path / "out", tmp_path / "out.tmp" / "bucket0"
+    process = subprocess.Popen(
+        [sys.executable, PROJECT / "data.py", "prepare", "--input", tmp_path / "src", "--out", out,
+         "--tokenizer", "bytes", "--workers", "2"], text=True, start_new_session=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler))
+    while not bucket.exists() or not bucket.stat().st_size:
+        assert process.poll() is None and not time.sleep(0.005)
+    os.killpg(process.pid, number)
+    error = process.communicate(timeout=60)[1]
+    assert process.returncode == 128 + number
+    assert all(" files" in line for line in error.splitlines() if line.strip()), error
+    assert os.listdir(tmp_path) == ["src"]
+
+
 def test_killed_it_starts_again_cleanly(tmp_path):
     source = tmp_path / "src"
     source.mkdir()
@@ -348,6 +541,7 @@ def test_bad_input_is_one_line_and_overwrites_nothing(tmp_path):
             ([*ok, tmp_path / "o", "--val_fraction", 1], "val_fraction"),
             ([*ok, tmp_path / "o", "--block_size", 0], "block_size"), ([*ok, tmp_path / "o", "--tokenizer", "x"], "x"),
             ([*ok, tmp_path / "o", "--extensions", ".txt"], "no .txt file"), ([], "required"),
+            ([*ok, tmp_path / "o", "--extensions", ".txt"], "dropped: extension 1"),
             ([*ok, tmp_path / "o", "--extensions", ".rs,.py", "--language_prefix"], ".rs"),
             (["prepare", "--tokenizer", "bytes", "--input", empty, "--out", tmp_path / "o"], "no .py file"),
             (["prepare", "--input", tmp_path / "none", "--out", tmp_path / "o"], "no such folder"),
@@ -426,6 +620,39 @@ def test_damaged_data_is_named(tmp_path):
     (tmp_path / "d" / "meta.json").write_text("{")
     with pytest.raises(ValueError, match="damaged"):
         data.open_data(tmp_path / "d")
+
+
+GOOD = {"file": "train00000.bin", "sequences": 30, "crc32": 2344257602}
+
+
+@pytest.mark.parametrize("change", [
+    *({key: value} for value in (None, -1, 2 ** 70, 0.5, True, [], {}, [8])
+      for key in ("block_size", "vocab_size", "eot", "tokenizer", "shards", "sequences")),
+    *({key: "8"} for key in ("block_size", "vocab_size", "eot", "shards", "sequences")),
+    *({"shards": {"train": rows, "val": []}} for rows in (
+        [], [None], [{}], [GOOD | {"sequences": 29}], [GOOD | {"sequences": -1}], [GOOD, GOOD],
+        *([GOOD | {"file": file}] for file in (
+            "../d2/train00000.bin", "/dev/zero", "..", "", "no", 8, "a\0b")))),
+    {"tokenizer": "../own.tiktoken"}, {"tokenizer": "no.tiktoken"}, {"eot": 257}], ids=str)
+def test_damaged_meta_is_one_error(tmp_path, change):
+    """A value of another type, missing, huge or negative, or a name that leaves the folder."""
+    pack_numbers(tmp_path / "d2", [7] * 31)
+    (tmp_path / "own.tiktoken").touch()
+    d = pack_numbers(tmp_path / "d", [7] * 31)
+    assert d.meta["shards"]["train"] == [GOOD]
+    meta = {key: value for key, value in (d.meta | change).items() if value is not None}
+    (tmp_path / "d" / "meta.json").write_text(json.dumps(meta))
+    with pytest.raises(ValueError, match="damaged.*prepare it again"):
+        data.open_data(tmp_path / "d")
+
+
+def test_a_token_beyond_the_vocabulary_does_not_train(tmp_path):
+    d = pack_numbers(tmp_path / "d", [7] * 31)
+    ids = np.fromfile(tmp_path / "d" / "train00000.bin", np.uint16)
+    ids[100] = 257
+    ids.tofile(tmp_path / "d" / "train00000.bin")
+    with pytest.raises(ValueError, match="token id 257"):
+        data.get_batch(data.open_data(d.folder), "train", 0, 0, 31)
 
 
 def test_jax_is_not_imported():

@@ -206,6 +206,8 @@ def test_verdicts_follow_the_figures(tmp_path):
     assert report.verdict([("a", 0.2, 0.05), ("b", 0.3, 0.1)]) == "**holds**"
     assert report.verdict([("a", 0.2, 0.05), ("b", -0.3, 0.1), ("c", 0.1, 0.1)]) == (
         "**holds in part**: holds for a; the opposite for b; within the error for c")
+    assert report.verdict([("a", 0.1, 0.1), ("b", -0.1, 0.1), ("c", 0, 0)]) == (
+        "**undecided**: within the error for a, b, c")
     assert report.verdict([("a", -0.2, 0.05)]) == "**does not hold at this scale**: the opposite for a"
     assert report.verdict([]) == report.NOT_MEASURED
     rates = {"0.1M": [8, 9, 7, 9], "0.3M": [1, 2, 0, 1]}       # the larger one is worse
@@ -214,10 +216,11 @@ def test_verdicts_follow_the_figures(tmp_path):
     (tmp_path / "results.jsonl").write_text("".join(json.dumps(row) + "\n" for row in results_of(rows)))
     r = report.Results(tmp_path / "results.jsonl")
     verdicts = {claim: (said, holds) for claim, _, said, holds in report.claims(r)}
-    assert verdicts["MTPB: a larger model solves more"] == (
+    assert verdicts["mini-MTPB: a larger model solves more"] == (
         "0.1M → 0.3M: -72.5 ± 2.5", "**does not hold at this scale**: the opposite for 0.1M → 0.3M")
-    assert report.not_monotone(r) == ["MTPB: MONO 0.3M (10.0 %) is below MONO 0.1M (82.5 %)"]
-    assert verdicts["HumanEval: MULTI beats NL"] == (report.NOT_MEASURED,) * 2      # and nothing is made up
+    assert report.not_monotone(r) == ["mini-MTPB: MONO 0.3M (10.0 %) is below MONO 0.1M (82.5 %)"]
+    # and nothing is made up
+    assert verdicts["mini-HumanEval: MULTI beats NL"] == (report.NOT_MEASURED,) * 2
 
 
 def test_a_power_law_is_found_again():
@@ -226,7 +229,71 @@ def test_a_power_law_is_found_again():
     assert np.isclose(a, 7) and np.isclose(b, 0.2)
 
 
+def test_the_line_of_a_power_law_bounds_the_losses():
+    """Noise and bends of all kinds: no point lies below it, and one lies on it."""
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        compute = np.exp(rng.uniform(20, 30, 40))
+        loss = np.exp(rng.normal(0, 0.3, 40)) * compute ** -rng.uniform(0, 0.3) + rng.uniform(0, 1)
+        a, b, x, y = report.power_law(compute, loss)
+        assert (np.log(loss) - np.log(a) + b * np.log(compute) > -1e-9).all()
+        assert np.isclose(min(y / (a * x ** -b)), 1)
+
+
+def test_every_break_of_the_order_is_told(tmp_path):
+    """In pass@100 as well as in pass@1, and one within the error is called that."""
+    passed = {"0.1M": [100, 1, 1, 1], "0.3M": [100, 100, 0, 1]}
+    rows = [dict(job=f"humaneval {s} mono 0.8",
+                 problems={str(i): [n, 100, -1.0, 1] for i, n in enumerate(counts)})
+            for s, counts in passed.items()]
+    file = tmp_path / "results.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in results_of(rows)))
+    assert report.not_monotone(report.Results(file)) == [
+        "mini-HumanEval pass@100: MONO 0.3M (75.0 %) is below MONO 0.1M (100.0 %), "
+        "within the error"]
+
+
 COMMITTED = ROOT / "miniature" / "results.jsonl"
+
+
+@pytest.mark.skipif(not COMMITTED.exists(), reason="no full run is committed")
+def test_a_quick_report_tells_what_a_quick_run_did(tmp_path):
+    """Made of the part of the full results that it would have measured."""
+    first, *rows = [json.loads(line) for line in COMMITTED.read_text().splitlines()]
+    limits = {"mtpb": run.QUICK["mtpb_limit"], "humaneval": run.QUICK["humaneval_limit"]}
+    kept = [first | run.QUICK]
+    for row in rows:
+        what, size, *_ = row["job"].split()
+        if size in run.QUICK["sizes"] and what in ("train", *limits):
+            if what in limits:
+                row["problems"] = dict(list(row["problems"].items())[:limits[what]])
+            kept.append(row)
+    (tmp_path / "results.jsonl").write_text("".join(json.dumps(row) + "\n" for row in kept))
+    page = report.text(report.Results(tmp_path / "results.jsonl"))
+    above, _, below = page.partition("## Run it")
+    assert "two sizes" in above and not re.search("four sizes|1.1M|steps, samples|monotone", above)
+    told = [int(n) for n in re.findall(r"^\| .*\((\d+) problems\)", above, re.M)]
+    assert len(told) == 8 and sum(told[:3]) == sum(told[3:]) == run.QUICK["mtpb_limit"]
+    assert "20 problems of 5 cases" in above and "The first 10 functions" in above
+    assert not re.search(r"(?<!mini-)(HumanEval|MTPB)\b(?!-)", above.split("| --- |")[0])
+
+
+def test_a_torn_line_of_results_is_cut_off_and_a_damaged_one_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(run, "ROOT", tmp_path)
+    monkeypatch.setattr(run, "run_all", lambda jobs, out: None)
+    done = run.subprocess.CompletedProcess([], 0)
+    monkeypatch.setattr(run.subprocess, "run", lambda *a, **k: done)
+    monkeypatch.setattr(sys, "argv", ["run.py", "--quick"])
+    results = tmp_path / "out-quick" / "results.jsonl"
+    run.main()
+    whole = results.read_text()
+    for torn in ('{"job": "train', whole[:40]):
+        results.write_text(whole + torn if torn != whole[:40] else torn)
+        run.main()
+        assert results.read_text() == whole
+    results.write_text(whole + "{\n")
+    with pytest.raises(ValueError, match="results.jsonl, line 2"):
+        run.main()
 
 
 @pytest.mark.skipif(not COMMITTED.exists(), reason="no full run is committed")

@@ -10,8 +10,11 @@ import socket
 import subprocess
 import sys
 import time
+import types
 from functools import partial
 from pathlib import Path
+
+from harness.cli import cli
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +23,8 @@ import pytest
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
+import data
+import model
 import tpu_mesh
 import train
 from model import Config, init_params, loss_fn, param_table
@@ -364,6 +369,13 @@ def start_two(*args):
                              text=True, env=environment(4)) for i in range(2)]
 
 
+def one_line_of_the_end(errors):
+    """Beside the progress bar, one line of ours and nothing of C++."""
+    lines = [line for line in re.split("[\r\n]", errors) if line.strip()]
+    others = [line for line in lines if "%|" not in line and not line.startswith("step ")]
+    return len(others) == 1 and "another process has ended" in others[0]
+
+
 def test_two_processes(tmp_path, tiny_data):
     """The losses of one process with 8 devices; a checkpoint that any number of devices reads; when one process is killed
     the other says so and ends; the same command resumes bit for bit; a SIGTERM to one saves and ends both."""
@@ -389,11 +401,17 @@ def test_two_processes(tmp_path, tiny_data):
     running(lead, 32)
     other.kill()
     _, errors = lead.communicate(timeout=60)
-    # Ours when a collective fails first, JAX's own when the heartbeats are missed first.
-    assert lead.returncode != 0 and re.search("another (process has ended|task died)", errors), errors
+    assert lead.returncode == 3 and one_line_of_the_end(errors), errors
     other.communicate()
     at, lost = int(tpu_mesh.checkpoints(two)[-1].name[5:]), losses(two)
     assert 20 <= at and at + 1 < len(lost)
+    lead, other = start_two(*train_args(tiny_data, two, 4000, *mesh, "--init_from", "resume"))
+    running(lead, len(lost) + 2)
+    lead.kill()                     # it is the one to which the others hold
+    shown, errors = other.communicate(timeout=60)
+    assert other.returncode == 3 and one_line_of_the_end(errors) and not shown, (shown, errors)
+    lead.communicate()
+    lost = losses(two)
     lead, other = start_two(*train_args(tiny_data, two, 4000, *mesh, "--init_from", "resume"))
     running(lead, len(lost) + 2)
     other.send_signal(signal.SIGTERM)
@@ -420,7 +438,8 @@ def test_a_read_only_folder(tmp_path, tiny_data):
 
 
 def test_nan_stops_the_run_and_names_the_step(tmp_path, tiny_data):
-    done = run("train.py", *train_args(tiny_data, tmp_path / "n", 20, "--lr_max", "1e30", "--grad_clip", "1e30"), ok=False)
+    flags = train_args(tiny_data, tmp_path / "n", 20, "--lr_max", "1e9", "--grad_clip", "1e9")
+    done = run("train.py", *flags, ok=False)
     assert done.returncode == 1 and re.search(r"step \d+: loss", done.stderr) and "Traceback" not in done.stderr
 
 
@@ -433,3 +452,463 @@ def test_bad_input_is_one_line_and_exit_code_2(tmp_path, tiny_data):
         done = run("train.py", "--data", tiny_data, "--out_dir", tmp_path / "x", *args, ok=False)
         assert done.returncode == 2 and words in done.stderr and "Traceback" not in done.stderr, (args, done.stderr)
     assert not (tmp_path / "x").exists()
+
+
+# ---- a run that goes on is the same run
+
+@pytest.fixture
+def train_here(monkeypatch, tmp_path, tiny_data, capsys):
+    """train.py in this process, in tmp_path, where d is a link to the tiny data -> what it
+    printed."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(train, "stop_on_signal", list)      # the signals belong to pytest
+    Path("d").symlink_to(tiny_data)
+
+    def run_it(*args):
+        capsys.readouterr()
+        monkeypatch.setattr(sys, "argv", ["train.py", *map(str, args)])
+        train.main()
+        return capsys.readouterr().out
+    return run_it
+
+
+SMALL = ("--data", "d", "--model", "0.1M", "--batch_size", 8, "--warmup_steps", 2,
+         "--out_dir", "out")
+
+
+def refused(run_it, *args, words):
+    with pytest.raises(ValueError, match=words):
+        run_it(*args)
+
+
+def test_resume_alone_goes_on_bit_for_bit(train_here):
+    """Every setting differs from the preset's; none is said again. The straight run saves at 3 and
+    ends at 6."""
+    flags = (*SMALL, "--lr_max", 1e-3, "--lr_end", 1e-5, "--weight_decay", 0.5, "--z_loss", 0,
+             "--grad_clip", 0.3, "--anneal_steps", 3, "--grad_accum", 2, "--seed", 7, "--steps", 6)
+    train_here(*flags, "--save_every", 3)
+    want, final = losses("out"), weights("out")
+    shutil.rmtree("out/step_00000006")
+    shown = train_here("--init_from", "resume")
+    assert losses("out") == want and weights("out") == final and "otherwise" not in shown
+
+
+def test_what_a_resumed_run_does_otherwise_is_said_in_one_line_each(train_here):
+    train_here(*SMALL, "--steps", 2)
+    shown = train_here("--init_from", "resume", "--steps", 4, "--lr_max", 1e-4,
+                       "--batch_size", 4, "--weight_decay", 0)
+    said = [line for line in shown.splitlines() if line.startswith("otherwise")]
+    assert [line.split(": ")[1].split(" (")[0] for line in said] == [
+        "batch_size 8 -> 4", "lr_max 0.006 -> 0.0001", "weight_decay 0.1 -> 0.0", "steps 2 -> 4"]
+    meta = tpu_mesh.load_meta("out/step_00000004")
+    assert (meta["hyper"]["lr_max"], meta["steps"], meta["sequences"]) == (1e-4, 4, 2 * 8 + 2 * 4)
+
+
+def test_another_batch_size_repeats_and_skips_no_sequence(train_here, monkeypatch):
+    read, real = [], train.get_sequences
+
+    def noted(data, split, seed, first, size, *more):
+        read.extend(range(first, first + size) if split == "train" else ())
+        return real(data, split, seed, first, size, *more)
+
+    monkeypatch.setattr(train, "get_sequences", noted)
+    train_here(*SMALL, "--steps", 3)
+    train_here("--init_from", "resume", "--batch_size", 6, "--steps", 5)
+    train_here("--init_from", "resume", "--batch_size", 2, "--steps", 6)
+    assert read == list(range(3 * 8 + 2 * 6 + 2))
+
+
+@pytest.mark.parametrize("flags, words", [
+    (("--data", "other"), "other data"), (("--seed", 3), "--seed 0"),
+    (("--n_layer", 3), "--n_layer"), (("--vocab_size", 2048), "--vocab_size"),
+    (("--block_size", 16), "--block_size"), (("--model", "3M"), "--model 3M")])
+def test_a_flag_that_would_break_the_run_is_refused(train_here, tiny_data, flags, words):
+    """`other` has another byte somewhere, at the same length: the same name later on is other data,
+    too."""
+    train_here(*SMALL, "--steps", 2)
+    shutil.copytree(tiny_data, "other")
+    meta = json.loads(Path("other/meta.json").read_text())
+    meta["shards"]["train"][0]["crc32"] ^= 1
+    Path("other/meta.json").write_text(json.dumps(meta))
+    before = losses("out")
+    refused(train_here, "--init_from", "resume", "--steps", 3, *flags, words=words)
+    if flags[0] == "--data":
+        Path("d").unlink()
+        Path("other").rename("d")
+        refused(train_here, "--init_from", "resume", "--steps", 3, words=words)
+    assert losses("out") == before and len(tpu_mesh.checkpoints("out")) == 1
+
+
+def test_the_same_data_by_another_name_goes_on(train_here, tiny_data):
+    train_here(*SMALL, "--steps", 2)
+    for i, name in enumerate(("./d", "d/", tiny_data)):
+        train_here("--init_from", "resume", "--data", name, "--steps", 3 + i)
+    assert len(losses("out")) == 5
+
+
+def test_a_shard_is_part_of_what_data_is(tmp_path):
+    """Two corpora that differ in one character have the same counts, and are not the same data."""
+    digests = []
+    for name, digit in (("a", 1), ("b", 2)):
+        documents = iter([[digit] * 40, [5] * 40])
+        data.pack(documents, tmp_path / name, data.get_tokenizer("bytes"), 8, 0, 0)
+        digests.append(data.open_data(tmp_path / name).digest)
+    assert digests[0] != digests[1]
+
+
+def test_a_tokenizer_is_its_vocabulary_and_its_cutting(tmp_path):
+    miniature = data.get_tokenizer("miniature")
+    copy = shutil.copy(ROOT / "miniature" / "miniature.tiktoken", tmp_path / "own.tiktoken")
+    assert data.get_tokenizer(copy).identity == miniature.identity
+    assert dataclasses.replace(miniature, pattern=r"\S+|\s+").identity != miniature.identity
+    turned = dataclasses.replace(miniature, vocab=miniature.vocab[::-1])
+    assert turned.identity != miniature.identity
+
+
+# ---- whose folder it is
+
+def test_a_folder_that_holds_a_run_is_never_taken_over(train_here):
+    train_here(*SMALL, "--steps", 2)
+    before = losses("out")
+    for source in ("scratch", "out", "out/step_00000002"):
+        refused(train_here, *SMALL, "--init_from", source, words="already holds a run")
+    refused(train_here, *SMALL[:-1], "out/step_00000002", words="a model's own folder")
+    assert losses("out") == before
+    assert [p.name for p in tpu_mesh.checkpoints("out")] == ["step_00000002"]
+
+
+def test_two_processes_on_one_folder(train_here):
+    """The lock is another process's; killed with -9 it lets go."""
+    program = f"import sys; sys.path.insert(0, {str(ROOT)!r})\nimport tpu_mesh\n" \
+              "lock = tpu_mesh.take_folder('out'); print('taken', flush=True); sys.stdin.read()"
+    other = subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE,
+                             stdout=subprocess.PIPE)
+    assert other.stdout.readline() == b"taken\n"
+    refused(train_here, *SMALL, "--steps", 2, words="written by another process")
+    other.kill()
+    other.wait()
+    train_here(*SMALL, "--steps", 2)
+
+
+def test_only_what_we_made_is_ours(train_here):
+    """Copies and a stranger's files stay, and are no checkpoint; leftovers of a killed run go at
+    the next start."""
+    train_here(*SMALL, "--steps", 4, "--save_every", 2)
+    for name in ("step_00000002_good", "step_best", "step_99999999.bak", "step_123",
+                 "step_000000002"):
+        shutil.copytree("out/step_00000002", f"out/{name}")
+    # Killed while writing, while deleting, and while deleting as an earlier version did.
+    for name in ("step_00000006.tmp", "step_00000001.old", "step_00000001"):
+        shutil.copytree("out/step_00000002", f"out/{name}")
+        Path(f"out/{name}/config.json").unlink()
+    shutil.copytree("out/step_00000002", "out/step_00000009.tmp")
+    Path("out/step_00000009.tmp/notes.txt").write_text("a stranger's")
+    Path("out/step_00000077.tmp").write_text("a stranger's")
+    train_here("--init_from", "resume", "--steps", 6, "--keep", 1)
+    assert sorted(p.name for p in Path("out").glob("step_*")) == [
+        "step_000000002", "step_00000002_good", "step_00000006", "step_00000009.tmp",
+        "step_00000077.tmp", "step_123", "step_99999999.bak", "step_best"]
+    assert len(losses("out")) == 6
+
+
+def test_metrics_of_a_stranger_stay(train_here):
+    for out, content in (("csv", "epoch,loss\n1,2\n"), ("json", '{"epoch": 1}\n')):
+        Path(out).mkdir()
+        Path(out, "metrics.jsonl").write_text(content)
+        refused(train_here, *SMALL[:-1], out, "--steps", 2, words="not of a run of ours")
+        assert Path(out, "metrics.jsonl").read_text() == content
+
+
+def test_a_torn_line_of_metrics(train_here):
+    train_here(*SMALL, "--steps", 2)
+    with open("out/metrics.jsonl", "a") as file:
+        file.write('{"step": 3, "loss": 4.1, "lr": 0.0')
+    train_here("--init_from", "resume", "--steps", 3)
+    assert len(losses("out")) == 3
+
+
+# ---- numbers, warm-up, context, tokenizers
+
+def test_zero_switches_off(train_here):
+    train_here(*SMALL, "--steps", 3, "--eval_every", 0, "--save_every", 0, "--grad_clip", 0)
+    rows = [json.loads(line) for line in Path("out/metrics.jsonl").read_text().splitlines()]
+    assert not any("val_loss" in row for row in rows)
+    assert [p.name for p in tpu_mesh.checkpoints("out")] == ["step_00000003"]
+
+
+def test_no_clipping_leaves_gradients_as_they_are():
+    new = {clip: single(clip)[0]["m"] for clip in (0, 1e30, 1e-3)}
+    for n in new[0]:
+        np.testing.assert_allclose(new[0][n], new[1e30][n], atol=1e-7)
+    assert any(abs(new[0][n] - new[1e-3][n]).max() > 1e-4 for n in new[0])
+
+
+def single(clip):
+    hyper = dataclasses.replace(HYPER, grad_clip=clip)
+    step = partial(train_step, config=TINY, hyper=hyper, n_tokens=8 * TINY.block_size)
+    return jax.jit(step)(fresh_state(), tokens_of())
+
+
+def test_a_warm_up_fits_the_run_or_is_said():
+    def of(*flags):
+        args = train.parse_args(["--model", "350M", *flags])
+        args.seed, args.data = 0, "d"
+        config, hyper, steps = train.settle(args, "gpu")
+        return hyper.warmup_steps, train.remarks(args, config, hyper, steps, None)
+    assert of() == (3000, [])
+    scaled, said = of("--steps", "2000")
+    assert scaled == 200 and len(said) == 1 and "3000" in said[0]
+    asked, said = of("--steps", "2000", "--warmup_steps", "3000")
+    assert asked == 3000 and len(said) == 1 and "never" in said[0]
+
+
+def test_products_are_bfloat16_on_an_accelerator_whatever_it_starts_from():
+    meta = dict(model=dataclasses.asdict(TINY), hyper=dataclasses.asdict(HYPER), recipe="toy",
+                step=1)
+    of = lambda platform, meta, *flags: train.settle(
+        train.parse_args(["--model", "toy", *flags]), platform, None, meta)[0].dtype
+    for start in ("scratch", "some-folder"):
+        flags = ("--init_from", start)
+        assert of("gpu", meta, *flags) == "bfloat16" and of("cpu", meta, *flags) == "float32"
+        assert of("tpu", meta, *flags, "--dtype", "float32") == "float32"
+    assert of("gpu", meta, "--init_from", "resume") == "float32"        # the same run
+
+
+def test_fine_tuning_keeps_the_models_context(train_here, tmp_path):
+    """Sequences of 32 train a model of 64, which stays one; a model of 16 refuses them."""
+    for size in (64, 16):
+        config = dataclasses.replace(train.CONFIGS["0.1M"], block_size=size)
+        params = init_params(jax.random.key(0), config)
+        meta = dict(model=dataclasses.asdict(config), tokenizer="bytes", recipe="toy")
+        arrays = {f"params/{n}": a for n, a in params.items()}
+        tpu_mesh.save_checkpoint(f"from{size}", 0, arrays, meta)
+    shown = train_here("--init_from", "from64", "--data", "d", "--batch_size", 8, "--steps", 2)
+    assert "8 x 32 = 256 tokens a step" in shown
+    assert tpu_mesh.load_meta("out/step_00000002")["model"]["block_size"] == 64
+    refused(train_here, "--init_from", "from16", "--data", "d", "--out_dir", "new",
+            words="--block_size 16")
+    assert not Path("new").exists()
+
+
+def test_from_gpt2_to_codegen_and_to_nothing_else(train_here, tmp_path):
+    try:
+        tokenizers = {name: data.get_tokenizer(name) for name in ("gpt2", "codegen")}
+    except ValueError:
+        pytest.skip("GPT-2's vocabulary is not here")
+    for name in (*tokenizers, "bytes"):
+        data.pack(iter([[65] * 40, [66] * 40]), tmp_path / name, data.get_tokenizer(name), 16, 0, 0)
+    args = train.parse_args(["--init_from", "nl"])
+
+    def move(old, new):
+        args.data = new
+        return train.check_data(args, "nl", dict(tokenizer=old), data.open_data(tmp_path / new))
+
+    assert "50257" in move("gpt2", "codegen") and move("gpt2", "gpt2") == ""
+    for old, new in (("codegen", "gpt2"), ("gpt2", "bytes"), ("bytes", "codegen")):
+        with pytest.raises(ValueError, match="was trained with tokenizer"):
+            move(old, new)
+    config = dataclasses.replace(TINY, vocab_size=50257)
+    with pytest.raises(ValueError, match="50295"):
+        train.fit_to_data(args, config, {}, data.open_data(tmp_path / "codegen"), dict(model={}))
+
+
+@pytest.mark.parametrize("flags, words", [
+    (("--topology", "v4:2x2x2"), "--plan"), (("--search",), "--plan"), (("--plan",), "--topology"),
+    (("--keep", "0"), "--keep"), (("--steps", "0"), "--steps"), (("--lr_max", "nan"), "--lr_max"),
+    (("--seed", str(2 ** 70)), "--seed"), (("--out_dir", ""), "--out_dir"),
+    (("--dp", "-1"), "--dp")])
+def test_flags_that_cannot_be_honoured(flags, words, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["train.py", *flags])
+    with pytest.raises(SystemExit) as end:
+        cli(train.main)
+    assert end.value.code == 2 and words in capsys.readouterr().err
+
+
+# ---- damaged files of ours
+
+def damage(folder, change):
+    """Change config.json as a program would, its checksum with it."""
+    meta = json.loads((folder / "config.json").read_text())
+    del meta["crc32"]
+    change(meta)
+    (folder / "config.json").write_text(json.dumps(meta))
+
+
+def test_every_flipped_bit_of_the_small_files_is_seen_or_means_nothing(tmp_path):
+    """One bit in each byte of config.json and of the index in turn: refused, or read as it was."""
+    folder, _ = checkpoint_of(tmp_path, (1, 1, 1))
+    want = tpu_mesh.load_meta(folder)
+    config = bytearray((folder / "config.json").read_bytes())
+    for i in range(len(config)):
+        config[i] ^= 1 << i % 7
+        (folder / "config.json").write_bytes(config)
+        try:
+            got = tpu_mesh.load_meta(folder)
+            assert all(got[k] == want[k] for k in want if k != "crc32")
+        except ValueError as error:
+            assert "damaged" in str(error)
+        config[i] ^= 1 << i % 7
+    (folder / "config.json").write_bytes(config)
+    index = bytearray((folder / "index_00000.json").read_bytes())
+    for i in range(0, len(index), 7):
+        index[i] ^= 1 << i % 8
+        (folder / "index_00000.json").write_bytes(index)
+        with pytest.raises(ValueError, match="damaged"):
+            tpu_mesh.load_index(folder, want)
+        index[i] ^= 1 << i % 8
+
+
+WRONG = (None, [], {}, "x", -1, 2 ** 70, 1.5, True)
+
+
+def test_values_of_another_type_in_an_index_are_one_line(tmp_path):
+    """The checksum set right, as a checkpoint of an earlier version has none."""
+    folder, _ = checkpoint_of(tmp_path, (1, 1, 1))
+    whole = json.loads((folder / "index_00000.json").read_text())
+    damage(folder, lambda meta: meta.pop("files"))
+    first = next(iter(whole))
+    for path in (("shape",), ("dtype",), ("shards",), ("shards", 0), ("shards", 0, "begin"),
+                 ("shards", 0, "shape"), ("shards", 0, "offset"), ("shards", 0, "crc32")):
+        for wrong in WRONG:
+            index = json.loads(json.dumps(whole))
+            place = index[first]
+            for key in path[:-1]:
+                place = place[key]
+            place[path[-1]] = wrong
+            (folder / "index_00000.json").write_text(json.dumps(index))
+            with pytest.raises(ValueError):
+                train.restore(folder, TINY, make_mesh(), ("params",))
+    for text in ("[]", "null", "{", '{"params/wte": 3}', "[" * 10 ** 5):
+        (folder / "index_00000.json").write_text(text)
+        with pytest.raises(ValueError, match="damaged"):
+            train.restore(folder, TINY, make_mesh(), ("params",))
+
+
+def test_values_of_another_type_in_a_config_are_one_line(train_here):
+    """For each value that a resumed run needs, every wrong kind; and what an earlier version did
+    not write."""
+    train_here(*SMALL, "--steps", 2)
+    folder = Path("out/step_00000002")
+    whole = (folder / "config.json").read_text()
+    for path in (("step",), ("num_processes",), ("tokenizer",), ("data",), ("recipe",), ("seed",),
+                 ("model",), ("hyper",), ("model", "n_layer"), ("model", "vocab_size"),
+                 ("hyper", "batch_size")):
+        for wrong in WRONG:
+            if (path[-1], wrong) == ("tokenizer", "x") or (path[-1], wrong) == ("data", "x"):
+                continue        # a text as it should be; that there is no such thing is found later
+
+            def change(meta):
+                place = meta
+                for key in path[:-1]:           # noqa: B023
+                    place = place[key]
+                place[path[-1]] = wrong         # noqa: B023
+            damage(folder, change)
+            refused(train_here, "--init_from", "resume", "--steps", 3, words="config.json|weights "
+                                                                             "alone")
+            (folder / "config.json").write_text(whole)
+    damage(folder, lambda meta: meta["model"].update(dropout=0.1))
+    refused(train_here, "--init_from", "resume", "--steps", 3, words="dropout")
+    (folder / "config.json").write_text(whole)
+    new = ("files", "steps", "sequences", "data_digest", "mesh")
+    damage(folder, lambda meta: [meta.pop(key) for key in new])
+    train_here("--init_from", "resume", "--steps", 3)
+    assert len(losses("out")) == 3
+
+
+@pytest.mark.parametrize("name", ["../../own.tiktoken", "/etc/own.tiktoken", "a/own.tiktoken"])
+def test_a_tokenizer_outside_of_its_checkpoint_is_refused(tmp_path, name):
+    folder, _ = checkpoint_of(tmp_path, (1, 1, 1))
+    damage(folder, lambda meta: meta.update(model=dataclasses.asdict(TINY), tokenizer=name))
+    with pytest.raises(ValueError, match="outside"):
+        model.read_meta(folder)
+
+
+# ---- processes and devices
+
+@pytest.mark.parametrize("named, words", [
+    (("word", 2, 0), "HOST:PORT"), (("host:0", 2, 0), "HOST:PORT"), (("host:x", 2, 1), "HOST:PORT"),
+    ((None, 2, 0), "need --coordinator"), ((None, None, 0), "need --coordinator"),
+    (("host:1", 2, 2), "the last is 1")])
+def test_processes_that_are_named_wrongly(named, words):
+    with pytest.raises(ValueError, match=words):
+        tpu_mesh.join(*named)
+    assert tpu_mesh.join(None, 1) is None
+
+
+def test_a_port_that_is_taken():
+    with socket.socket() as s:
+        s.bind(("", 0))
+        s.listen()
+        with pytest.raises(ValueError, match="cannot be opened"):
+            tpu_mesh.join(f"localhost:{s.getsockname()[1]}", 2, 0)
+
+
+@pytest.mark.parametrize("process", [0, 1])
+def test_others_that_do_not_come_are_named(process):
+    """Process 1 never starts; or process 0, at an address where nobody answers."""
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = s.getsockname()[1]
+    program = f"import sys; sys.path.insert(0, {str(ROOT)!r})\nimport tpu_mesh\n" \
+              f"tpu_mesh.WAIT = 1; tpu_mesh.join('127.0.0.1:{port}', 2, {process})"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    *before, line = done.stderr.strip().splitlines()
+    assert done.returncode == 2 and "waited 1 seconds for" in line, done.stderr
+    assert f"127.0.0.1:{port}" in line
+    assert all(said.startswith("# waiting for") for said in before)
+
+
+@pytest.mark.parametrize("platform", ["tpu", "cuda", "nonsense"])
+def test_a_device_that_is_not_there_is_one_line(platform, tmp_path):
+    done = subprocess.run([sys.executable, ROOT / "train.py", "--out_dir", tmp_path / "x"],
+                          capture_output=True, text=True,
+                          env=environment() | dict(JAX_PLATFORMS=platform))
+    assert done.returncode == 2 and f"JAX_PLATFORMS is {platform}" in done.stderr, done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_signal_ends_the_closing_benchmark(tmp_path):
+    """SIGTERM while the held-out problems are sampled ends both processes at once."""
+    program = f"""
+import sys; sys.path.insert(0, {str(ROOT)!r})
+import pathlib, subprocess, train
+real = subprocess.Popen
+child = "import os, sys, time; print(os.getpid(), file=sys.stderr, flush=True); time.sleep(100)"
+subprocess.Popen = lambda command, **more: real([sys.executable, "-c", child], **more)
+train.finish(pathlib.Path({str(tmp_path)!r}), None)
+"""
+    p = subprocess.Popen([sys.executable, "-c", program], stderr=subprocess.PIPE, text=True)
+    child = next(int(line) for line in p.stderr if line.strip().isdigit())
+    p.send_signal(signal.SIGTERM)
+    assert p.wait(timeout=30) == 128 + signal.SIGTERM
+    with pytest.raises(ProcessLookupError):
+        os.kill(child, 0)
+
+
+def test_processes_that_slurm_started_look_for_each_other(tmp_path):
+    """As srun names them: process 1 of 2 waits for the first. By sbatch alone: said, and alone."""
+    program = f"import sys; sys.path.insert(0, {str(ROOT)!r})\nimport tpu_mesh\n" \
+              "tpu_mesh.WAIT = 1; tpu_mesh.join(); print('alone')"
+    task = dict(SLURM_JOB_ID="5", SLURM_NTASKS="2", SLURM_PROCID="1", SLURM_LOCALID="1")
+    by_srun, by_sbatch = (subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True,
+        env=environment() | task | more) for more in (dict(SLURM_STEP_NODELIST="localhost"), {}))
+    assert by_srun.returncode == 2 and "waited 1 seconds for the other processes" in by_srun.stderr
+    assert by_sbatch.stdout == "alone\n" and "SLURM_NTASKS is 2" in by_sbatch.stderr
+
+
+def test_the_cpu_is_named_where_libtpu_would_look_for_a_tpu(monkeypatch):
+    named = []
+    config = types.SimpleNamespace(jax_platforms=None, update=lambda *what: named.append(what))
+    monkeypatch.setattr(tpu_mesh, "jax", types.SimpleNamespace(config=config))
+    monkeypatch.setattr(tpu_mesh, "Path", lambda name: types.SimpleNamespace(glob=lambda what: []))
+    for there in ({"libtpu", "jax_plugins"}, set()):        # a GPU's plug-in, or nothing
+        monkeypatch.setattr(tpu_mesh.importlib.util, "find_spec", there.__contains__)
+        tpu_mesh.name_platform()
+    assert not named
+    monkeypatch.setattr(tpu_mesh.importlib.util, "find_spec", lambda name: name == "libtpu")
+    tpu_mesh.name_platform()
+    assert named == [("jax_platforms", "cpu")]
+    config.jax_platforms = "tpu"                            # its owner has said it
+    tpu_mesh.name_platform()
+    assert len(named) == 1
