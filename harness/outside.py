@@ -47,7 +47,8 @@ def readable_paths():
     system = [f"/usr{local}/{name}" for local in ("", "/local")
               for name in ("bin", "sbin", "lib", "lib32", "lib64", "libexec", "share")]
     system += ["/bin", "/sbin", "/lib", "/lib64", "/nix/store", "/etc/ld.so.cache",
-               "/etc/alternatives", "/etc/localtime", "/dev/null", "/dev/zero", "/dev/random", "/dev/urandom"]
+               "/etc/alternatives", "/etc/localtime", "/dev/null", "/dev/zero",
+               "/dev/random", "/dev/urandom"]
     own = [os.path.join(prefix, name) for prefix in (sys.base_prefix, sys.prefix)
            for name in ("bin", "pyvenv.cfg", "share/zoneinfo")]
     own += [os.path.join(sys.base_prefix, "lib")]
@@ -86,8 +87,7 @@ def bwrap_command():
 
 
 # The project is not visible where programs run, so its files travel as text and become modules.
-BOOTSTRAP =
-"""
+BOOTSTRAP = """
 import types
 sys.modules["harness"] = types.ModuleType("harness")
 for name, source in files.items():

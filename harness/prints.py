@@ -94,7 +94,7 @@ def run(channel, job):
     def noting_print(*args, **kwargs):
         nonlocal last, count, sent
         last, count = args, count + 1
-        # A program that dies or hangs has said this much. Of a loop of a million prints it says some.
+        # A program that dies or hangs has said this much; a loop of a million prints is sampled.
         if count <= 100 or time.monotonic() > sent + 0.1:
             with contextlib.suppress(ValueError):
                 tell(None)
