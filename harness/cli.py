@@ -3,6 +3,7 @@
 Every script imports this before anything heavy, so that Ctrl-C is quiet from its first moments on.
 """
 import contextlib
+import functools
 import os
 import select
 import signal
@@ -138,9 +139,12 @@ def pass_flags(args, names):
 
 
 def call_script(script, *command):
-    """Run a command of a script, show what it prints -> its last line, which is JSON. Exits with its code if it fails."""
-    last = ""
-    with subprocess.Popen([sys.executable, script, *command], stdout=subprocess.PIPE, text=True, errors="replace") as process:
+    """Run a command of a script, show what it prints -> its last line, which is JSON. Exits with its
+    code if it fails. It does not outlive us, because it would hold what we had locked."""
+    from harness.inside import die_with_parent
+    last, bound = "", functools.partial(die_with_parent, os.getpid())
+    with subprocess.Popen([sys.executable, script, *command], stdout=subprocess.PIPE, text=True,
+                          errors="replace", preexec_fn=bound) as process:
         try:
             for last in process.stdout:
                 print(last, end="", flush=True)
