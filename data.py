@@ -19,12 +19,11 @@ import multiprocessing
 import os
 import re
 import shutil
-import signal
 import stat
 import threading
 from pathlib import Path
 
-from harness.cli import CORES, PROJECT, cli, one_line_errors
+from harness.cli import CORES, PROJECT, cli, one_line_errors, unheard
 
 import numpy as np
 import tiktoken
@@ -368,10 +367,9 @@ def tokenize_files(jobs):
 
 
 def start_worker(tokenizer):
-    """Runs once in each worker. Ctrl-C is the parent's business; a worker whose parent was killed leaves too."""
+    """Runs once in each worker: one whose parent was killed leaves too."""
     global WORKER
     WORKER = get_tokenizer(tokenizer)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
 
@@ -380,7 +378,8 @@ def bounded_map(pool, function, items, window):
     """pool.map in order, with at most `window` items on the way: `items` may be endless, memory is not."""
     pending = collections.deque()
     for item in items:
-        pending.append(pool.submit(function, item))
+        with unheard():             # this may start a worker
+            pending.append(pool.submit(function, item))
         if len(pending) >= window:
             yield pending.popleft().result()
     while pending:

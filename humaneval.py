@@ -17,7 +17,6 @@ import json
 import math
 import platform
 import secrets
-import signal
 import statistics
 import sys
 import time
@@ -356,7 +355,6 @@ def check_flags(parser, args):
 def start(args):
     """The first line that is printed, and an end that clears up when the process is asked to go."""
     sys.stdout.reconfigure(errors="replace")
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     if args.command in ("score", "selftest"):
         print(f"# platform {platform.system()} · {args.workers} worker{'s' * (args.workers > 1)} · "
               f"python {platform.python_version()} · numpy {np.__version__}", flush=True)

@@ -22,6 +22,8 @@ from itertools import permutations
 from pathlib import Path
 from typing import NamedTuple
 
+from harness.cli import unheard
+
 import jax
 import numpy as np
 from jax import lax
@@ -61,7 +63,8 @@ def huge_pages():
     the setting before Python runs, so it cannot be changed from inside. Harmless where it means nothing."""
     if sys.platform == "linux" and "GLIBC_TUNABLES" not in os.environ:
         os.environ["GLIBC_TUNABLES"] = "glibc.malloc.hugetlb=1"
-        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+        with unheard():
+            os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
 def make_mesh(dp=1, fsdp=1, tp=1, devices=None):
