@@ -469,10 +469,10 @@ def session(params, config, tokenizer, args):
         chat.sample_ids = jnp.asarray([sample], jnp.int32)
         (text, reason), = chat.turn([f"# {line}\n"], args.max_new_tokens, truncate_turn, stream,
                                     keep_newest=True)
-        note = "" if reason == "stop" else f"({reason})"
         if chat.dropped[0]:
-            note += f"(the oldest {chat.dropped[0]} tokens outgrew the context: they are not seen)"
-        return text.rstrip("\n"), note
+            print(f"(the history outgrew the context: its oldest {chat.dropped[0]} tokens are no "
+                  "longer seen)", file=sys.stderr)
+        return text.rstrip("\n"), reason
 
     talk(answer, program, args.unsafe)
 

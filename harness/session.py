@@ -124,7 +124,7 @@ HELP = "/run the program   /undo the last turn   /again: sample it anew   /save 
 def talk(answer, program, unsafe=False):
     """Turns and commands from a terminal, or from a pipe: then the program is printed at the end.
 
-    answer(turns, line, sample, stream) -> (code, note): what follows the turns [(line, code)]; each
+    answer(turns, line, sample, stream) -> (code, reason) after the turns [(line, code)]; each
     `sample` is another draw. stream(text so far), None for a pipe, may raise KeyboardInterrupt.
     program(turns) -> its text. Whatever goes wrong, the turns stay."""
     live = sys.stdin.isatty()
@@ -144,11 +144,9 @@ def talk(answer, program, unsafe=False):
             print(printable(text[len(shown):]), end="", flush=True)
             shown = text
 
-        code, note = answer(before, line, tries, stream if live else None)
+        code, reason = answer(before, line, tries, stream if live else None)
         if live:
-            print(printable(code[len(shown):]))
-        if note:
-            print(note, file=sys.stdout if live else sys.stderr)
+            print(printable(code[len(shown):]) + ("" if reason == "stop" else f"\n({reason})"))
         return line, code
 
     if live:
