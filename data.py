@@ -5,6 +5,8 @@
 
 Only numpy and tiktoken are imported, never jax: the worker processes of `prepare` start in a blink.
 """
+from harness.cli import CORES, PROJECT, cli, one_line_errors, unheard
+
 import argparse
 import base64
 import collections
@@ -22,8 +24,6 @@ import shutil
 import stat
 import threading
 from pathlib import Path
-
-from harness.cli import CORES, PROJECT, cli, one_line_errors, unheard
 
 import numpy as np
 import tiktoken

@@ -9,19 +9,6 @@ What a model wrote runs in a process of its own (harness/), which only answers c
 the tests call it by message and get plain values back, so neither an exit code nor an object that equals everything can
 pass. Scoring never imports JAX.
 """
-import argparse
-import functools
-import hashlib
-import itertools
-import json
-import math
-import platform
-import secrets
-import statistics
-import sys
-import time
-from pathlib import Path
-
 from harness.cli import CORES, call_script, cli, one_line_errors, pass_flags
 from harness.files import (
     append_records,
@@ -35,6 +22,19 @@ from harness.files import (
 )
 from harness.messages import decode, encode
 from harness.outside import first_worker, run_programs
+
+import argparse
+import functools
+import hashlib
+import itertools
+import json
+import math
+import platform
+import secrets
+import statistics
+import sys
+import time
+from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm

@@ -12,6 +12,8 @@ the local shares H/tp, F/tp, V/tp, and the same lines run on a pod.
     python model.py import --hf DIR --out CKPT      released weights to a checkpoint
     python model.py export --ckpt CKPT --hf DIR     a checkpoint to a folder that transformers opens
 """
+from harness.cli import cli, one_line_errors
+
 import argparse
 import json
 import os
@@ -20,8 +22,6 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
-
-from harness.cli import cli, one_line_errors
 
 import jax
 import jax.numpy as jnp

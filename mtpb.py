@@ -7,16 +7,6 @@
 A problem has 3 to 9 prompts and 5 cases, which fill the prompts' templates. The paper samples 40 programs a case. A
 program passes when the first argument of its last print is the expected value; the pass rate is the share that passes.
 """
-import argparse
-import importlib.util
-import json
-import math
-import numbers
-import platform
-import secrets
-from collections import Counter, defaultdict
-from pathlib import Path
-
 from harness.cli import CORES, call_script, cli, one_line_errors, pass_flags
 from harness.files import (
     append_records,
@@ -30,6 +20,16 @@ from harness.files import (
 )
 from harness.messages import Opaque, Series, decode
 from harness.outside import first_worker, run_programs
+
+import argparse
+import importlib.util
+import json
+import math
+import numbers
+import platform
+import secrets
+from collections import Counter, defaultdict
+from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm

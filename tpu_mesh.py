@@ -6,6 +6,8 @@ A mesh has three axes (paper, section 2.2, and jaxformer):
     fsdp   each parameter is split over these chips and gathered when its layer runs; the batch is split here too
     tp     heads, feed-forward and vocabulary are split over these chips, which work on the same tokens
 """
+from harness.cli import unheard
+
 import contextlib
 import importlib.util
 import json
@@ -21,8 +23,6 @@ from functools import partial
 from itertools import permutations
 from pathlib import Path
 from typing import NamedTuple
-
-from harness.cli import unheard
 
 import jax
 import numpy as np

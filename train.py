@@ -6,6 +6,8 @@
     python train.py --model 350M --data DIR --dp 2 --fsdp 4    a folder made by data.py, on 8 chips
     python train.py --model 16.1B --topology v4:8x8x4 --fsdp 64 --tp 4 --plan    what it takes on a TPU that is not here
 """
+from harness.cli import cli, one_line_errors
+
 import argparse
 import dataclasses
 import importlib.util
@@ -20,8 +22,6 @@ import sys
 import time
 from functools import partial
 from pathlib import Path
-
-from harness.cli import cli, one_line_errors
 
 import jax
 import jax.numpy as jnp

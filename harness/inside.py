@@ -5,6 +5,8 @@ each program and, when told to, kills whatever that process left. Isolated by th
 namespaces. This file travels whole to the isolated process (see outside.Worker). It imports little, since a fork copies the
 page tables of every library.
 """
+from harness.messages import Channel
+
 import contextlib
 import ctypes
 import gc
@@ -16,8 +18,6 @@ import socket
 import struct
 import tempfile
 import time
-
-from harness.messages import Channel
 
 MEMORY = 2 << 30            # bytes of address space for each process of a program
 SCRATCH = 16 << 20          # bytes of one file that it may write; four times that in all

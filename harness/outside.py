@@ -3,6 +3,10 @@
 What a model wrote is hostile until it is isolated. It runs in a process of its own, without network, files, environment or
 descriptors, and only answers messages. Whether it passes is decided out here.
 """
+from harness.cli import CORES
+from harness.inside import remove
+from harness.messages import Channel
+
 import functools
 import os
 import queue
@@ -16,10 +20,6 @@ import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-
-from harness.cli import CORES
-from harness.inside import remove
-from harness.messages import Channel
 
 from tqdm import tqdm
 

@@ -3,14 +3,14 @@
 The program can reach these functions there, and gains nothing: the expected value is never there, so a forged message says
 no more than a print.
 """
+from harness.messages import MESSAGE, encode
+
 import contextlib
 import itertools
 import json
 import signal
 import sys
 import time
-
-from harness.messages import MESSAGE, encode
 
 
 def print_last(source: str) -> str:

@@ -1,4 +1,7 @@
 """Laws of HumanEval: nothing hostile passes or stays, nothing right fails, pass@k is exact, resuming loses nothing."""
+from harness import files, outside
+from harness.messages import decode, encode
+
 import fcntl
 import itertools
 import json
@@ -12,9 +15,6 @@ import time
 from fractions import Fraction
 from math import comb
 from pathlib import Path
-
-from harness import files, outside
-from harness.messages import decode, encode
 
 import programs
 import pytest

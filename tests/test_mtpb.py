@@ -1,9 +1,9 @@
 """Laws of MTPB: histories byte for byte, every branch of both comparisons, verdicts of programs that crash, hang or cheat."""
-import json
-from collections import Counter
-
 from harness.files import find_benchmark
 from harness.prints import print_last
+
+import json
+from collections import Counter
 
 import numpy as np
 import pytest

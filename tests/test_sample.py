@@ -377,7 +377,7 @@ def typed(monkeypatch):
     monkeypatch.setattr(sys, "stdin", open(slave, encoding="utf-8"))
 
     def run(lines, answer):
-        os.write(master, "".join(line + "\n" for line in lines).encode())
+        os.write(master, "".join(line + "\n" for line in lines).encode(errors="surrogateescape"))
         session.talk(answer, lambda turns: "".join(f"# {line}\n{code}\n" for line, code in turns), unsafe=True)
     yield run
     signal.signal(signal.SIGINT, before)
@@ -402,8 +402,8 @@ def test_what_goes_wrong_in_a_session_loses_nothing(typed, tmp_path, monkeypatch
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mine").write_text("a stranger's")
     (tmp_path / "sealed").write_text("a file, not a folder")
-    typed(["one", "break", "fail", "/again", "twice", "/again", "/save", "/save .", "/save no/such",
-           "/save sealed/x", "/save mine", "/save new", "/undo", "/save new", "/save " + "x" * 300,
+    typed(["\udcff half a character", "/undo", "one", "break", "fail", "/again", "twice", "/again", "/save", "/save .",
+           "/save no/such", "/save sealed/x", "/save mine", "/save new", "/undo", "/save new", "/save " + "x" * 300,
            "/nonsense", "/run", "/quit"], echo)
     out, err = capfd.readouterr()
     assert (tmp_path / "new").read_text() == "# one\nprint('one', 1)\n" and "saved new" in out
@@ -492,7 +492,7 @@ def test_a_session_on_a_terminal(ckpt, tmp_path):
         until(b"one.")
         process.send_signal(signal.SIGINT)
         until(b"> ")
-        os.write(master, b"\xff /undo\n/undo\n/undo\n/save /\n/save saved.py\n")
+        os.write(master, b"/undo\n/undo\n/save /\n/save saved.py\n")
         until(b"saved saved.py\r\n> ")
         process.send_signal(signal.SIGINT)
         until(b"once more")
