@@ -319,8 +319,12 @@ def new_folder(inside):
     """A folder for scratch folders, where programs are not isolated -> its path and a lock on it
     that says that we are there."""
     folder = tempfile.mkdtemp(prefix="codegen-", dir=inside)
-    lock = os.open(folder + "/.lock", os.O_CREAT | os.O_RDWR, 0o600)
-    fcntl.flock(lock, fcntl.LOCK_EX)
+    try:
+        lock = os.open(folder + "/.lock", os.O_CREAT | os.O_RDWR, 0o600)
+        fcntl.flock(lock, fcntl.LOCK_EX)
+    except OSError:             # a full disk
+        os.rmdir(folder)
+        raise
     return folder, lock
 
 
