@@ -424,7 +424,7 @@ def forward_cached(params, ids, cache, new, lengths, at, config: Config):
 
 
 @partial(jax.jit, donate_argnums=0)
-def settle(cache, new, lengths):
+def extend_cache(cache, new, lengths):
     """The cache with the N new tokens of each row put behind the lengths[b] that it had.
 
     A padded row writes too much. That lies past the row's own end, where no query looks, until the

@@ -1,8 +1,8 @@
-"""Sample programs: nucleus sampling, one prefill and one compiled decode loop, and the multi-turn session.
+"""Sample programs: where a text ends, nucleus sampling, prefill and decode, a chat, the session.
 
     python sample.py --ckpt out --prompt '# Assign 3 to "x".'      one or more samples of a prompt
     python sample.py --ckpt out                                   say what you want, turn by turn
-    printf '%s\\n' 'Assign ...' 'Print ...' | python sample.py --ckpt out    turns from a pipe: prints the program
+    printf '%s\\n' 'Assign ...' 'Print ...' | python sample.py --ckpt out       turns from a pipe
 """
 import argparse
 import dataclasses
@@ -23,8 +23,9 @@ from data import get_tokenizer
 
 
 def parser():
-    p = one_line_errors(argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False))
+    raw = argparse.RawDescriptionHelpFormatter
+    p = one_line_errors(argparse.ArgumentParser(description=__doc__, formatter_class=raw,
+                                                allow_abbrev=False))
     p.add_argument("--ckpt", type=flags.text,
                    help="a checkpoint folder, train.py's out_dir, or a Hugging Face folder")
     p.add_argument("--prompt", type=flags.text, help="continue this text, - for that on standard "
@@ -65,7 +66,8 @@ def parse_args(argv=None):
 
 
 if __name__ == "__main__":
-    parse_args()        # up here because JAX takes half a second to import: --help and a wrong flag need not wait for it
+    # Up here because JAX takes half a second to import, and --help and a wrong flag need not wait.
+    parse_args()
 
 import jax
 import jax.numpy as jnp
@@ -74,36 +76,38 @@ from jax import lax
 import tpu_mesh
 from model import (
     Config,
+    extend_cache,
     forward_cached,
     head,
     init_cache,
     load_params,
     num_params,
     read_meta,
-    settle,
     transformer,
     unstack,
 )
 
-# ------------------------------------------------- where a text ends ---------------------------------------------
-# The stop rules, all of them. Each is text -> the part that counts, and what it cuts once it cuts for good: sampling
-# more text would not move the cut. So generation can stop a row as soon as its rule cuts.
+# ---- where a text ends ---------------------------------------------------------------------------
+# The stop rules, all of them. Each is text -> the part that counts, and what it cuts once it cuts
+# for good: more text would not move the cut. So a row can stop as soon as its rule cuts.
 
 def truncate_turn(text: str) -> str:
-    """The paper's rule for one turn of MTPB (truncate in the released sampler): at most one top-level print and one
-    def, and nothing from the next comment, docstring, end-of-text mark or two blank lines on. Prefixes count:
-    `printer = 1` is a print here, as it is there."""
+    """The paper's rule for one turn of MTPB (truncate in the released sampler).
+
+    At most one top-level print and one def stay, and nothing from the next comment, docstring,
+    end-of-text mark or two blank lines on. Prefixes count: `printer = 1` is a print here too."""
     for word in ("print", "def"):
         starts = [m.start() for m in re.finditer(f"^{word}", text, re.MULTILINE)]
         if len(starts) >= 2:
             text = text[:starts[1]]
     stops = ("^#", re.escape("<|endoftext|>"), "^'''", '^"""', "\n\n\n")
-    return text[:min((m.start() for s in stops if (m := re.search(s, text, re.MULTILINE))), default=len(text))]
+    found = [re.search(stop, text, re.MULTILINE) for stop in stops]
+    return text[:min((m.start() for m in found if m), default=len(text))]
 
 
 def truncate_function(text: str) -> str:
-    """The rule for HumanEval, whose prompts end inside a function: cut at the next top-level statement, which is the
-    first line that begins with neither white space nor a closing bracket."""
+    """The rule for HumanEval, whose prompts end inside a function: cut at the next statement of the
+    top level, the first line that begins with neither white space nor a closing bracket."""
     found = re.search(r"^[^\s)\]}]", text, re.MULTILINE)
     return text[:found.start()] if found else text
 
@@ -119,14 +123,16 @@ def unescape(text: str) -> str:
                   lambda found: found[0].encode().decode("unicode_escape"), text)
 
 
-# ------------------------------------------------- nucleus sampling ----------------------------------------------
+# ---- nucleus sampling ----------------------------------------------------------------------------
 
 def top_p_filter(logits, top_p):
-    """Keep the smallest set of tokens whose probability reaches top_p, the one that crosses it included; others -inf.
+    """Keep the smallest set of tokens whose probability reaches top_p, the one that crosses it
+    included; the logits of all others become -inf.
 
-    logits (B, V) float32, already divided by the temperature. A token stays if the tokens strictly likelier than it
-    have less than top_p together, so equals stay or go together. Instead of sorting V logits we search for the lowest
-    probability that stays: positive floats order like their bits, so 31 halvings find it exactly.
+    logits (B, V) float32, already divided by the temperature. A token stays if the tokens strictly
+    likelier than it have less than top_p together, so equals stay or go together. Instead of
+    sorting V logits we search for the lowest probability that stays: positive floats order like
+    their bits, so 31 halvings find it exactly.
     """
     probs = jax.nn.softmax(logits)                                                  # (B, V)
     bits = lax.bitcast_convert_type(probs, jnp.int32)
@@ -143,69 +149,92 @@ def top_p_filter(logits, top_p):
 
 
 def sample_token(keys, logits, temperature, top_p, n_vocab: int):
-    """One token per row. keys (B,), logits (B, V) -> (B,) int32. Temperature first, then the nucleus.
+    """One token per row. keys (B,), logits (B, V) -> (B,) int32.
 
-    Rows of the vocabulary that no token stands for (padding to 51,200) are never sampled. temperature 0 or top_p 0
-    takes the likeliest token.
+    Temperature first, then the nucleus; temperature 0 or top_p 0 takes the likeliest token. Rows of
+    the vocabulary that no token stands for (padding to 51,200) are never sampled.
     """
     logits = jnp.where(jnp.arange(logits.shape[-1]) < n_vocab, logits, -jnp.inf)
     nucleus = top_p_filter(logits / jnp.maximum(temperature, 1e-4), top_p)
-    noise = jax.vmap(lambda key: jax.random.gumbel(key, logits.shape[1:]))(keys)     # argmax(log p + noise) is a draw from p
+    # With Gumbel noise, argmax(log p + noise) is a draw from p.
+    noise = jax.vmap(lambda key: jax.random.gumbel(key, logits.shape[1:]))(keys)         # (B, V)
     greedy = (temperature <= 0) | (top_p <= 0)
     return jnp.argmax(jnp.where(greedy, logits, nucleus + noise), -1).astype(jnp.int32)
 
 
 def row_keys(seed, sample_ids, positions):
-    """A key for each row and position: a row's draws depend on (seed, sample index, place), not on its batch."""
+    """A key for each row and position. A row's draws depend on (seed, sample index, place) alone, and
+    not on its batch."""
     key = jax.random.key(seed)
-    return jax.vmap(lambda i, p: jax.random.fold_in(jax.random.fold_in(key, i), p))(sample_ids, positions)
+    fold = lambda i, p: jax.random.fold_in(jax.random.fold_in(key, i), p)
+    return jax.vmap(fold)(sample_ids, positions)
 
 
-# ------------------------------------------- prefill and the decode loop -----------------------------------------
-
-# Neither of the two programs writes into the cache: the tokens that they run wait in a small one beside it, `new`, and join it
-# afterwards (model.settle). In one program with what reads it, XLA copies all of it before the write.
+# ---- prefill and the decode loop -----------------------------------------------------------------
+# Neither program writes into the cache, because XLA copies all of what one program reads and
+# writes. The tokens that they run wait in a small cache beside it, `new`, and join it afterwards.
 
 @partial(jax.jit, static_argnames="config")
 def prefill(params, ids, cache, logits, lengths, counts, config: Config):
-    """Read a piece of the prompts: ids (B, T), the first counts[b] of row b real, behind the lengths[b] that the cache has.
+    """Read a piece of the prompts, behind the lengths[b] tokens of row b that the cache has.
 
-    Returns (logits after each row's last real token (B, V), those given where it has none; new)."""
+    ids: (B, T), the first counts[b] of row b are real. Returns (logits after each row's last real
+    token (B, V), those given where it has none; new)."""
     new = init_cache(config, *ids.shape, unstacked=isinstance(cache["k"], tuple))
     x, new = forward_cached(params, ids, cache, new, lengths, 0, config)
-    last = jnp.take_along_axis(x, jnp.maximum(counts - 1, 0)[:, None, None], 1)      # (B, 1, D)
+    ends = jnp.maximum(counts - 1, 0)[:, None, None]
+    last = jnp.take_along_axis(x, ends, 1)                               # (B, 1, D)
     return jnp.where((counts > 0)[:, None], head(params, last)[:, 0], logits), new
 
 
 @partial(jax.jit, static_argnames=("config", "n_vocab", "eot", "steps"))
 def decode(params, cache, logits, lengths, done, budget, seed, sample_ids, temperature, top_p, *,
            config: Config, n_vocab: int, eot: int, steps: int):
-    """Up to `steps` tokens for every row that is not done, in one loop on the device; it ends early when all are.
+    """Up to `steps` tokens for every row that is not done; the loop ends early when all are.
 
     logits (B, V): what the next token is drawn from. budget (B,): tokens that a row may still have.
     Returns (tokens (B, steps), -1 where a row had ended; new, logits, lengths, done, budget).
     """
+    cached = lengths
+
     def more(carry):
         i, *_, done, _ = carry
         return (i < steps) & ~done.all()
 
     def one(carry):
         i, out, new, logits, lengths, done, budget = carry
-        token = sample_token(row_keys(seed, sample_ids, lengths), logits, temperature, top_p, n_vocab)
+        keys = row_keys(seed, sample_ids, lengths)
+        token = sample_token(keys, logits, temperature, top_p, n_vocab)  # (B,)
         token = jnp.where(done, -1, token)
+        made = token >= 0
         out = out.at[:, i].set(token)
-        done |= token == eot
-        budget, made = budget - (token >= 0), token >= 0
-        # A row that has ended runs on as padding: it writes behind its own end, which nobody reads.
-        # The barrier ties the weights to this token. Left alone, XLA makes float32 copies of bfloat16 ones before the loop.
+        done, budget = done | (token == eot), budget - made
+        # The barrier ties the weights to this token: left alone, XLA makes float32 copies of
+        # bfloat16 weights before the loop. A row that has ended runs on as padding, and writes
+        # behind its own end, where no query looks.
         weights, token = lax.optimization_barrier((params, jnp.maximum(token, 0)))
-        x, new = forward_cached(weights, token[:, None], cache, new, held, i, config)
+        x, new = forward_cached(weights, token[:, None], cache, new, cached, i, config)
         lengths = lengths + (~done & made)
         return i + 1, out, new, head(weights, x)[:, 0], lengths, done | (budget <= 0), budget
 
-    held, out = lengths, jnp.full((len(lengths), steps), -1, jnp.int32)
+    out = jnp.full((len(lengths), steps), -1, jnp.int32)
     new = init_cache(config, len(lengths), steps, unstacked=isinstance(cache["k"], tuple))
     return lax.while_loop(more, one, (0, out, new, logits, lengths, done, budget))[1:]
+
+
+# ---- a chat: rows of text that grow turn by turn -------------------------------------------------
+
+ROOM = 256      # tokens that the rows of a cache can hold at first, together
+LOOK = 16       # tokens between two looks of the host at the text
+LOOK_LIVE = 4   # the same where somebody reads along
+
+
+def piece() -> int:
+    """How many tokens of a prompt a prefill reads: of one size, so one program reads all prompts.
+
+    With 16 tokens a CPU spends about as long on products as on reading the weights; a TPU or GPU
+    needs more for that."""
+    return 16 if jax.default_backend() == "cpu" else 256
 
 
 def bucket(n: int, least=16) -> int:
@@ -215,79 +244,69 @@ def bucket(n: int, least=16) -> int:
 
 @partial(jax.jit, static_argnames="size")
 def grow(cache, size: int):
-    """Room for `size` tokens instead of S. Every token reads the whole cache, so it is kept no longer than rows need."""
-    longer = lambda x: jnp.pad(x, [(0, 0)] * (x.ndim - 2) + [(0, size - x.shape[-2]), (0, 0)])     # (..., S, K)
+    """Room for `size` tokens instead of S. Each array: (..., S, K)."""
+    longer = lambda x: jnp.pad(x, [(0, 0)] * (x.ndim - 2) + [(0, size - x.shape[-2]), (0, 0)])
     return jax.tree.map(longer, cache)
 
 
-LEAST = 256     # tokens that the rows of a cache have room for at first, together; it doubles when a row may need more
-
-
-def piece() -> int:
-    """How many tokens of a prompt a prefill reads. Prompts are read in pieces of one size, so one compiled program reads all of
-    them. With 16 tokens a CPU spends about as long on products as on reading the weights; other machines need more."""
-    return 16 if jax.default_backend() == "cpu" else 256
+@dataclasses.dataclass
+class Row:
+    """One history in one turn."""
+    text: str           # the history, with what was just said
+    ids: list           # its tokens, without the oldest where they do not fit the context
+    dropped: int        # how many those are
+    cached: int         # how many of ids the cache holds already
+    budget: int         # tokens that the answer may have
+    made: list = dataclasses.field(default_factory=list)    # tokens of the answer
+    answer: str = ""    # its text, cut by the stop rule
+    reason: str = ""    # why it ended: "eos", "stop" or "length"; "" while it goes on
 
 
 class Chat:
     """Rows of text that grow turn by turn and share one KV cache. Each row is a history of its own.
 
         chat = Chat(params, config, tokenizer, rows=2, temperature=0.2, top_p=0.95, seed=0)
-        chat.turn(["# Assign 1 to x.\\n", ...], max_new_tokens=64, stop=truncate_turn)  -> [(text, reason), ...]
+        chat.turn(["# Assign 1 to x.\\n", ...], max_new_tokens=64, stop=truncate_turn)
+            -> [(text, reason), ...]
 
-    After a turn `chat.texts` holds each row's history with its new text. A next turn runs only the tokens that are
-    new: the cache is kept as far as the tokens of the history agree with those that it was filled with.
+    After a turn `chat.texts` holds each row's history with its new text. A next turn runs only the
+    tokens that are new: the cache is kept as far as the tokens of the history agree with those that
+    it was filled with.
     """
 
-    def __init__(self, params, config: Config, tokenizer, rows: int, temperature=0.2, top_p=0.95, seed=0,
-                 sample_ids=None):
+    def __init__(self, params, config: Config, tokenizer, rows: int, temperature=0.2, top_p=0.95,
+                 seed=0, sample_ids=None):
         self.params, self.config, self.tokenizer = params, config, tokenizer
-        self.temperature, self.top_p, self.seed = float(temperature), float(top_p), np.uint32(seed)
-        self.sample_ids = jnp.asarray(range(rows) if sample_ids is None else list(sample_ids), jnp.int32)
+        self.temperature, self.top_p = float(temperature), float(top_p)
+        self.seed = np.uint32(seed)
+        self.sample_ids = jnp.asarray(range(rows) if sample_ids is None else list(sample_ids),
+                                      jnp.int32)
         self.texts = [""] * rows
-        self.held = [[] for _ in range(rows)]      # the tokens whose keys and values the cache holds
-        self.least = max(16, LEAST // rows)
-        self.room = min(config.block_size, self.least)     # tokens that a row of the cache can hold
-        self.cache = init_cache(config, rows, self.room, unstacked=isinstance(params["qkv_proj"], tuple))
-        self.tokens_run = 0                        # how many tokens went through the model, padding not counted
-        self.dropped = [0] * rows                  # tokens of the history that no longer fit the context
+        self.held = [[] for _ in range(rows)]   # the tokens whose keys and values the cache holds
+        self.least = max(16, ROOM // rows)
+        self.room = min(config.block_size, self.least)      # tokens for a row of the cache
+        unstacked = isinstance(params["qkv_proj"], tuple)
+        self.cache = init_cache(config, rows, self.room, unstacked=unstacked)
+        self.tokens_run = 0                     # that went through the model, padding not counted
+        self.dropped = [0] * rows               # tokens of the history that do not fit the context
 
     def make_room(self, tokens: int):
-        """Let every row have so many tokens, rounded up to 16, or block_size of them."""
+        """Let every row have so many tokens, rounded up to 16, or block_size of them.
+
+        No more than is needed, because every token that is made reads the whole cache."""
         size = min(self.config.block_size, -(-tokens // 16) * 16)
         if size > self.room:
             self.cache, self.room = grow(self.cache, size), size
 
     def reserve(self, texts, max_new_tokens: int):
-        """Make room for the longest of these texts and its answer: then all chats of a run share two compiled programs."""
+        """Make room for the longest of these texts and its answer.
+
+        Then all chats of a run share two compiled programs."""
         self.make_room(max(len(self.tokenizer.encode(t)) for t in texts) + max_new_tokens)
 
     def rewrite(self, texts):
         """Set every row's whole history. What agrees with the cache is not computed again."""
         self.texts = list(texts)
-
-    def read(self, whole, keep, budget, stream):
-        """Fill the cache with each row's tokens, keep[b] of which it holds, room for budget[b] more
-        -> the logits that follow (B, V)."""
-        self.held = [[] for _ in whole]         # until all are read: `stream` may raise
-        need = max(len(ids) + int(n) for ids, n in zip(whole, budget))
-        if need > self.room:
-            self.make_room(bucket(need, self.least))    # twice the room: few turns compile anew
-        new = [ids[n:] for ids, n in zip(whole, keep)]
-        self.tokens_run += sum(map(len, new))
-        logits = jnp.zeros((len(new), self.config.vocab_size), jnp.float32)
-        for start in range(0, max(map(len, new)), piece()):
-            if stream:
-                stream("")
-            ids, counts = np.zeros((len(new), piece()), np.int32), np.zeros(len(new), np.int32)
-            for b, tokens in enumerate(new):
-                tokens = tokens[start:start + piece()]
-                ids[b, :len(tokens)], counts[b] = tokens, len(tokens)
-            held = np.array([n + min(start, len(t)) for n, t in zip(keep, new)], np.int32)
-            logits, news = prefill(self.params, ids, self.cache, logits, held, counts, self.config)
-            self.cache = settle(self.cache, news, held)
-        self.held = whole
-        return logits
 
     def turn(self, texts, max_new_tokens, stop=(), stream=None, keep_newest=False):
         """Append texts[b] to row b and sample its continuation -> [(text, reason)], reason "eos",
@@ -300,76 +319,108 @@ class Chat:
         without a character that is not whole yet. It may raise to end the turn: then rewrite.
         """
         cut = stop if callable(stop) else partial(cut_at, stop)
-        histories = [old + new for old, new in zip(self.texts, texts)]
-        budget = np.broadcast_to(np.asarray(max_new_tokens, np.int32), len(texts)).copy()
-        whole, keep, dropped = [], [], []       # tokens of each row; of them in the cache; cut off
-        for b, text in enumerate(histories):
-            ids, context = self.tokenizer.encode(text), self.config.block_size
-            if not ids:
-                raise ValueError("the prompt is empty: give at least one character")
-            room = context - (min(int(budget[b]), context // 2) if keep_newest else 1)
-            if len(ids) > room and not keep_newest:
-                raise ValueError(f"the prompt has {len(ids)} tokens and the context {context}: "
-                                 "shorten it")
-            dropped.append(max(0, len(ids) - room))
-            ids = ids[dropped[b]:]
-            agree = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(ids, self.held[b]))
-            # The last token is always run: its logits are what we draw from.
-            keep.append(min(sum(1 for _ in agree), len(ids) - 1))
-            whole.append(ids)
-            budget[b] = min(budget[b], context - len(ids))
-        self.texts, self.dropped = histories, dropped
-        logits = self.read(whole, keep, budget, stream)
+        budgets = np.broadcast_to(np.asarray(max_new_tokens, np.int32), len(texts))
+        rows = [self.align(old + new, held, int(budget), keep_newest)
+                for old, new, held, budget in zip(self.texts, texts, self.held, budgets)]
+        self.texts = [row.text for row in rows]
+        self.dropped = [row.dropped for row in rows]
+        logits = self.read(rows, stream)
+        self.write(rows, logits, cut, stream)
+        self.texts = [row.text + row.answer for row in rows]
+        return [(row.answer, row.reason) for row in rows]
 
-        lengths = jnp.asarray([len(ids) for ids in self.held], jnp.int32)
-        done, left = jnp.asarray(budget <= 0), jnp.asarray(budget)
-        made, ended = [[] for _ in whole], [False] * len(whole)
-        texts, reasons = [""] * len(whole), ["length"] * len(whole)
-        while not all(ended):
-            # Stop rules look at decoded text, on the host: a few tokens at a time, then a look at every row.
-            held = lengths
-            out, news, logits, lengths, done, left = decode(
-                self.params, self.cache, logits, lengths, done, left, self.seed, self.sample_ids, self.temperature,
-                self.top_p, config=self.config, n_vocab=self.tokenizer.n_vocab, eot=self.tokenizer.eot,
-                steps=4 if stream else 16)
-            self.cache = settle(self.cache, news, held)
-            out, finished = np.asarray(out), np.array(done)
-            for b in range(len(whole)):
-                if ended[b]:
-                    continue
-                ids = [int(t) for t in out[b] if t >= 0]
-                self.held[b] = self.held[b] + [t for t in ids if t != self.tokenizer.eot]
-                self.tokens_run += len(ids)
-                made[b] += ids
-                text = self.tokenizer.decode([t for t in made[b] if t != self.tokenizer.eot])
-                texts[b] = cut(text)
-                if len(texts[b]) < len(text):
-                    ended[b], reasons[b] = True, "stop"
-                elif finished[b]:
-                    ended[b], reasons[b] = True, "eos" if self.tokenizer.eot in made[b] else "length"
+    def align(self, text, held, budget, keep_newest) -> Row:
+        """A history's tokens, and how many of them agree with those that the cache holds."""
+        ids, context = self.tokenizer.encode(text), self.config.block_size
+        if not ids:
+            raise ValueError("the prompt is empty: give at least one character")
+        room = context - (min(budget, context // 2) if keep_newest else 1)
+        if len(ids) > room and not keep_newest:
+            raise ValueError(f"the prompt has {len(ids)} tokens and the context {context}: "
+                             "shorten it")
+        dropped = max(0, len(ids) - room)
+        ids = ids[dropped:]
+        agree = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(ids, held))
+        # The last token is always run: its logits are what we draw from.
+        cached = min(sum(1 for _ in agree), len(ids) - 1)
+        return Row(text, ids, dropped, cached, min(budget, context - len(ids)))
+
+    def read(self, rows, stream):
+        """Fill the cache with each row's tokens, in pieces -> the logits that follow (B, V)."""
+        self.held = [[] for _ in rows]          # until all are read: `stream` may raise
+        need = max(len(row.ids) + row.budget for row in rows)
+        if need > self.room:
+            self.make_room(bucket(need, self.least))    # twice the room: few turns compile anew
+        logits = jnp.zeros((len(rows), self.config.vocab_size), jnp.float32)
+        size = piece()
+        for start in range(0, max(len(row.ids) - row.cached for row in rows), size):
             if stream:
-                stream(texts[0].rstrip("\ufffd"))
-            done = jnp.asarray(finished | np.array(ended))
-        self.texts = [old + text for old, text in zip(self.texts, texts)]
-        return list(zip(texts, reasons))
+                stream("")
+            ids = np.zeros((len(rows), size), np.int32)
+            begins, counts = np.zeros((2, len(rows)), np.int32)
+            for b, row in enumerate(rows):
+                begins[b] = min(row.cached + start, len(row.ids))
+                new = row.ids[begins[b]:][:size]
+                ids[b, :len(new)], counts[b] = new, len(new)
+            logits, new = prefill(self.params, ids, self.cache, logits, begins, counts, self.config)
+            self.cache = extend_cache(self.cache, new, begins)
+            self.tokens_run += int(counts.sum())
+        self.held = [row.ids for row in rows]
+        return logits
+
+    def write(self, rows, logits, cut, stream):
+        """Make tokens until every row has ended. Stop rules look at decoded text, on the host: so a
+        few tokens at a time, then a look at every row."""
+        lengths = jnp.asarray([len(row.ids) for row in rows], jnp.int32)
+        budget = jnp.asarray([row.budget for row in rows], jnp.int32)
+        done = budget <= 0
+        while not all(row.reason for row in rows):
+            cached = lengths
+            out, new, logits, lengths, done, budget = decode(
+                self.params, self.cache, logits, lengths, done, budget, self.seed, self.sample_ids,
+                self.temperature, self.top_p, config=self.config, n_vocab=self.tokenizer.n_vocab,
+                eot=self.tokenizer.eot, steps=LOOK_LIVE if stream else LOOK)
+            self.cache = extend_cache(self.cache, new, cached)
+            for b, (row, tokens, full) in enumerate(zip(rows, np.asarray(out), np.asarray(done))):
+                if not row.reason:
+                    self.take(b, row, tokens[tokens >= 0].tolist(), cut, full)
+            if stream:
+                stream(rows[0].answer.rstrip("\ufffd"))
+            done = done | np.array([bool(row.reason) for row in rows])
+
+    def take(self, b, row, tokens, cut, full):
+        """Row b has new tokens: decode all of its answer, and see whether it has ended."""
+        eot = self.tokenizer.eot
+        row.made += tokens
+        self.tokens_run += len(tokens)
+        self.held[b] = self.held[b] + [t for t in tokens if t != eot]
+        text = self.tokenizer.decode([t for t in row.made if t != eot])
+        row.answer = cut(text)
+        if len(row.answer) < len(text):
+            row.reason = "stop"
+        elif full:
+            row.reason = "eos" if eot in row.made else "length"
 
 
 SMALL = 4_000_000       # parameters: about what the caches of a core hold
 
 
 class Chats:
-    """Rows that talk as those of one Chat do, on a CPU and with a small model shared out to one Chat a core.
+    """Rows that talk as those of one Chat do, shared out to one Chat a core where that is faster.
 
-    Products with so few weights do not keep two cores busy: the toy model makes 1.45 to 2 times as many tokens this way. A
-    large model's weights would be read once a core, so it keeps all its rows together."""
+    That is on a CPU with a small model: products with so few weights do not keep two cores busy,
+    and the toy model makes 1.45 to 2 times as many tokens. A large model's weights would be read
+    once a core, so it keeps all its rows together."""
 
-    def __init__(self, params, config: Config, tokenizer, rows: int, temperature=0.2, top_p=0.95, seed=0, sample_ids=None):
+    def __init__(self, params, config: Config, tokenizer, rows: int, temperature=0.2, top_p=0.95,
+                 seed=0, sample_ids=None):
         ids = list(range(rows) if sample_ids is None else sample_ids)
         small = jax.default_backend() == "cpu" and num_params(config) <= SMALL
         parts = math.gcd(rows, CORES) if small else 1       # of one shape, so one compilation
         self.size = rows // parts
-        self.chats = [Chat(params, config, tokenizer, self.size, temperature, top_p, seed, ids[i:i + self.size])
-                      for i in range(0, rows, self.size)]
+        shares = [ids[i:i + self.size] for i in range(0, rows, self.size)]
+        self.chats = [Chat(params, config, tokenizer, self.size, temperature, top_p, seed, share)
+                      for share in shares]
 
     def reserve(self, texts, max_new_tokens: int):
         """As Chat.reserve."""
@@ -378,14 +429,14 @@ class Chats:
 
     def turn(self, texts, max_new_tokens: int, stop=(), keep_newest=False):
         """As Chat.turn -> [(text, reason)]."""
-        starts = range(0, len(texts), self.size)
+        shares = [texts[i:i + self.size] for i in range(0, len(texts), self.size)]
+        talk = lambda chat, share: chat.turn(share, max_new_tokens, stop, keep_newest=keep_newest)
         with ThreadPoolExecutor(len(self.chats)) as pool:
-            parts = pool.map(lambda chat, i: chat.turn(texts[i:i + self.size], max_new_tokens, stop, keep_newest=keep_newest),
-                             self.chats, starts)
-            return [answer for part in parts for answer in part]
+            return [answer for part in pool.map(talk, self.chats, shares) for answer in part]
 
     @property
     def dropped(self):
+        """As Chat.dropped."""
         return [n for chat in self.chats for n in chat.dropped]
 
 
@@ -394,21 +445,25 @@ BATCH = 64      # rows that run together
 
 def generate(params, config, tokenizer, prompts, max_new_tokens=128, temperature=0.2, top_p=0.95,
              seed=0, stop=(), sample_ids=None, batch_size=BATCH):
-    """Continue each prompt -> [(text, reason)], in order. Raises ValueError for an empty or too long prompt.
+    """Continue each prompt -> [(text, reason)], in order. ValueError for an empty or too long one.
 
-    Row b's text depends on (seed, prompts[b], sample_ids[b]) and not on the rows beside it; sample_ids defaults to
-    0, 1, 2, ... stop: literal strings or a truncate rule. Sizes: batches of `batch_size`, the last one padded up.
+    Row b's text depends on (seed, prompts[b], sample_ids[b]) and not on the rows beside it;
+    sample_ids defaults to 0, 1, 2, ... stop: literal strings or a truncate rule.
     """
     sample_ids = list(range(len(prompts))) if sample_ids is None else list(sample_ids)
     out = []
     for i in range(0, len(prompts), batch_size):
         some, ids = list(prompts[i:i + batch_size]), sample_ids[i:i + batch_size]
-        short = min(batch_size, len(prompts)) - len(some)      # one shape for all batches, so one compilation
-        chat = Chats(params, config, tokenizer, len(some) + short, temperature, top_p, seed, ids + ids[-1:] * short)
+        # The last batch is padded: all have one shape, so one compilation.
+        short = min(batch_size, len(prompts)) - len(some)
+        rows, ids = some + some[-1:] * short, ids + ids[-1:] * short
+        chat = Chats(params, config, tokenizer, len(rows), temperature, top_p, seed, ids)
         chat.reserve(prompts, max_new_tokens)
-        out += chat.turn(some + some[-1:] * short, max_new_tokens, stop)[:len(some)]
+        out += chat.turn(rows, max_new_tokens, stop)[:len(some)]
     return out
 
+
+# ---- likelihoods of prompts (the paper's Tables 2 and 4) -----------------------------------------
 
 @partial(jax.jit, static_argnames="config")
 def token_logprobs(params, ids, config: Config):
@@ -418,48 +473,61 @@ def token_logprobs(params, ids, config: Config):
 
 
 def prompt_logprob(params, config, tokenizer, texts, spans=None):
-    """Log-likelihood of each text -> [(sum of log p, number of tokens)]. The first token is predicted from end of text.
+    """Log-likelihood of each text -> [(sum of log p, number of tokens)].
 
-    spans: for each text the (start, end) character ranges that count, all of it by default; a token counts when its
-    first character lies in one. A text longer than the context keeps its newest tokens. Perplexity is exp(-sum / n).
+    The first token is predicted from end of text. spans: for each text the (start, end) character
+    ranges that count, all of it by default; a token counts when its first character lies in one. A
+    text longer than the context keeps its newest tokens. Perplexity is exp(-sum / n).
     """
     out = []
     for i, text in enumerate(texts):
         ids = tokenizer.encode(text)[-(config.block_size - 1):]
-        padded = np.full((1, min(bucket(len(ids) + 1), config.block_size)), tokenizer.eot, np.int32)
+        size = min(bucket(len(ids) + 1), config.block_size)
+        padded = np.full((1, size), tokenizer.eot, np.int32)
         padded[0, 1:len(ids) + 1] = ids
         logp = np.asarray(token_logprobs(params, padded, config))[0, :len(ids)]
         if spans is not None:
-            sizes = [len(tokenizer.decode_bytes([t])) for t in ids]
-            ends = len(text.encode("utf-8", "surrogatepass")) - sum(sizes) + np.cumsum(sizes)
-            starts = ends - sizes
-            to_byte = lambda n: len(text[:n].encode("utf-8", "surrogatepass"))     # noqa: B023 (used at once)
-            counts = np.zeros(len(ids), bool)
-            for a, b in spans[i]:
-                counts |= (starts >= to_byte(a)) & (starts < to_byte(b))
-            logp = logp[counts]
+            logp = logp[tokens_in(spans[i], text, ids, tokenizer)]
         out.append((float(logp.sum()), len(logp)))
     return out
 
 
-# ------------------------------------------------------ loading --------------------------------------------------
+def tokens_in(spans, text, ids, tokenizer):
+    """Which of the tokens ids, the end of text, begin in one of the character ranges -> bool (T,).
+
+    Tokens are made of bytes, so both are counted in bytes of the whole text."""
+    to_byte = lambda n: len(text[:n].encode("utf-8", "surrogatepass"))
+    sizes = [len(tokenizer.decode_bytes([t])) for t in ids]
+    starts = to_byte(len(text)) - np.cumsum(sizes[::-1])[::-1]
+    counts = np.zeros(len(ids), bool)
+    for first, end in spans:
+        counts |= (starts >= to_byte(first)) & (starts < to_byte(end))
+    return counts
+
+
+# ---- loading -------------------------------------------------------------------------------------
 
 def load(ckpt, dtype=None, mp_num=None):
-    """A checkpoint folder, an out_dir (its newest) or a Hugging Face folder -> (config, params, tokenizer).
+    """A checkpoint folder, an out_dir (its newest) or a Hugging Face folder -> (config, params,
+    tokenizer). Only the weights are read.
 
-    Only the weights are read. dtype: what matrices are held and multiplied in, by default what config.json says."""
+    dtype: what matrices are held and multiplied in, by default what config.json says. mp_num: of a
+    Hugging Face folder, see hf/README.md."""
     folder = tpu_mesh.find_checkpoint(ckpt)
     meta = read_meta(folder)
     config = Config(**meta["model"])
     if dtype:
         config = dataclasses.replace(config, dtype=dtype)
     params = load_params(folder, config, dtype=dtype or "float32", mp_num=mp_num)
-    return config, params if jax.default_backend() == "tpu" else unstack(params), get_tokenizer(meta["tokenizer"])
+    if jax.default_backend() != "tpu":
+        params = unstack(params)
+    return config, params, get_tokenizer(meta["tokenizer"])
 
 
-# ---------------------------------------------------- the session ------------------------------------------------
+# ---- the session ---------------------------------------------------------------------------------
 
-PREFIX = "# Import libraries.\n\nimport numpy as np\n\n"      # every history of the paper's benchmark begins with it
+# How every history of the paper's benchmark begins.
+PREFIX = "# Import libraries.\n\nimport numpy as np\n\n"
 
 
 def session(params, config, tokenizer, args):

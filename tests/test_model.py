@@ -9,7 +9,19 @@ import numpy as np
 import pytest
 
 import model
-from model import CONFIGS, Config, block, forward, forward_cached, head, init_cache, init_params, num_params, rotary, settle
+from model import (
+    CONFIGS,
+    Config,
+    block,
+    extend_cache,
+    forward,
+    forward_cached,
+    head,
+    init_cache,
+    init_params,
+    num_params,
+    rotary,
+)
 
 SMALL = Config(n_layer=2, n_head=2, n_embd=16, rotary_dim=4, block_size=160, vocab_size=32)
 
@@ -170,14 +182,14 @@ def test_cached_decoding_equals_the_full_pass(unstacked):
     logits = head(params, x)
     for b, n in enumerate(first):
         np.testing.assert_allclose(logits[b, :n], want[b, :n], atol=1e-4)
-    cache = settle(cache, new, lengths)
+    cache = extend_cache(cache, new, lengths)
     for lengths in (jnp.asarray(first), jnp.asarray(first + 5)):         # five tokens one at a time, put away, and five more
         new = room(5)
         for i in range(5):
             token = ids[jnp.arange(3), lengths + i]
             x, new = step(params, token[:, None], cache, new, lengths, i)
             np.testing.assert_allclose(head(params, x)[:, 0], want[jnp.arange(3), lengths + i], atol=1e-4)
-        cache = settle(cache, new, lengths)
+        cache = extend_cache(cache, new, lengths)
 
 
 def test_loss_is_cross_entropy_and_z_loss():

@@ -111,7 +111,7 @@ def test_a_row_does_not_depend_on_its_batch():
 def test_a_cache_that_grows_and_unstacked_weights_change_nothing(monkeypatch):
     """Room for 16 tokens at first and for more when a turn needs it; each layer's weights in arrays of their own."""
     want = Chat(PARAMS, CONFIG, TOKENIZER, 2, 0.8, seed=3)
-    monkeypatch.setattr(sample, "LEAST", 16)
+    monkeypatch.setattr(sample, "ROOM", 16)
     chat, rooms = Chat(unstack(dict(PARAMS)), CONFIG, TOKENIZER, 2, 0.8, seed=3), []
     for new in (["a", "# b"], ["c = ", "dd"], ["# more of it", "e"]):
         assert chat.turn(new, 10) == want.turn(new, 10)
@@ -139,7 +139,7 @@ def test_a_run_compiles_two_programs(monkeypatch):
     def spy(params, ids, cache, *rest):
         traced.add((ids.shape, cache["k"].shape))
         return run(params, ids, cache, *rest)
-    monkeypatch.setattr(sample, "LEAST", 16)
+    monkeypatch.setattr(sample, "ROOM", 16)
     monkeypatch.setattr(sample, "forward_cached", spy)
     generate(PARAMS, config, TOKENIZER, ["x = 1" * n for n in (1, 3, 18, 7, 2, 11, 16)], 20, 0.8, batch_size=2)
     assert len(traced) == 2

@@ -37,7 +37,7 @@ def same_text(hf, params, config, ids):
     one = jnp.array([PROMPT])
     cache = model.init_cache(config, 1)
     logits, new = sample.prefill(params, ids[:1, :PROMPT], cache, jnp.zeros((1, config.vocab_size)), 0 * one, one, config)
-    cache = model.settle(cache, new, 0 * one)
+    cache = model.extend_cache(cache, new, 0 * one)
     out = sample.decode(params, cache, logits, one, one < 0, one + 64, 0, 0 * one, 0.0, 1.0, config=config,
                         n_vocab=config.vocab_size, eot=-2, steps=64)[0]
     np.testing.assert_array_equal(out[0], greedy)
