@@ -8,8 +8,11 @@ import signal
 import subprocess
 import sys
 import time
-from collections import Counter
 from pathlib import Path
+
+from corpora.files import TextFiles
+from corpora.text import read_piece
+from corpora.vocabulary import GPT2_URL
 
 import numpy as np
 import pytest
@@ -164,7 +167,7 @@ def test_no_network_names_the_file_to_get(tmp_path):
     (tmp_path / "x" / "a.py").write_text("x = 1\n")
     offline = {**os.environ, "TIKTOKEN_CACHE_DIR": str(tmp_path), "https_proxy": "http://127.0.0.1:9", "no_proxy": ""}
     line = refused(run("prepare", "--input", tmp_path / "x", "--out", tmp_path / "out", env=offline))
-    assert "TIKTOKEN_CACHE_DIR" in line and data.GPT2_URL in line and "0ea1e91bbb3a60f729a8dc8f777fd2fc07cd8df4" in line
+    assert "TIKTOKEN_CACHE_DIR" in line and GPT2_URL in line and "0ea1e91bbb3a60f729a8dc8f777fd2fc07cd8df4" in line
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -278,7 +281,7 @@ def pack_numbers(folder, lengths, block_size=8, val_fraction=0.0, n_buckets=1):
 
 
 def test_sequences_join_without_gap_over_shards_and_buckets(tmp_path, monkeypatch):
-    monkeypatch.setattr(data, "SHARD", 80)
+    monkeypatch.setattr("corpora.shards.SHARD", 80)
     rng = np.random.default_rng(0)
     for case in range(20):
         lengths = rng.integers(0, 60, 40)
@@ -366,13 +369,13 @@ def test_a_long_file_is_read_in_pieces(tmp_path, monkeypatch, encoding):
     plain.write_bytes(text.encode())
     whole = data.inspect(open(plain, "rb"))
     for size in (1, 2, 50, 1000):
-        monkeypatch.setattr(data, "PIECE", size)
+        monkeypatch.setattr("corpora.text.PIECE", size)
         reason, digest, pieces = data.inspect(open(path, "rb"))
-        texts = [data.read_piece(path, *piece) for piece in pieces]
+        texts = [read_piece(path, *piece) for piece in pieces]
         assert (reason, digest) == whole[:2] and len(pieces) > 5
         assert "".join(texts) == text.replace("\n", "\r\n") and all(t[-1] == "\n" for t in texts)
     path.write_bytes(b"x" * 10)
-    assert {data.read_piece(path, *piece) for piece in pieces} == {None}
+    assert {read_piece(path, *piece) for piece in pieces} == {None}
 
 
 def test_a_large_file_is_several_documents(tmp_path):
@@ -395,7 +398,7 @@ def test_extensions_are_ends_of_names_or_whole_names(tmp_path, extensions, found
         (tmp_path / name).touch()
     args = data.parser().parse_args(
         ["prepare", "--input", str(tmp_path), "--out", "o", "--extensions", extensions])
-    chosen = data.chosen([str(tmp_path)], data.settle_input(args), (), Counter(), Counter())
+    chosen = TextFiles(args.input, args.extensions)
     assert {os.path.basename(path) for path, _ in chosen} == found
 
 
@@ -408,9 +411,8 @@ def test_a_file_or_a_folder_that_input_names_is_read(tmp_path):
     (tmp_path / "story").touch()
 
     def found(*inputs):
-        folders = Counter()
-        paths = data.chosen([str(tmp_path / i) for i in inputs], [".py"], (), Counter(), folders)
-        return sorted(os.path.relpath(path, tmp_path) for path, _ in paths), dict(folders)
+        paths = TextFiles([str(tmp_path / i) for i in inputs], ".py")
+        return sorted(os.path.relpath(path, tmp_path) for path, _ in paths), dict(paths.folders)
 
     assert found("src", "story") == (
         ["story"], {".git": 1, "node_modules": 1, "virtual environment": 1})
@@ -580,7 +582,7 @@ def test_permute_looks_random():
 
 
 def test_each_sequence_once_an_epoch(tmp_path, monkeypatch):
-    monkeypatch.setattr(data, "SHARD", 80)
+    monkeypatch.setattr("corpora.shards.SHARD", 80)
     d = pack_numbers(tmp_path / "d", [7] * 121)                                   # 121 sequences, each of another byte
     n = d.meta["sequences"]["train"]
     rows = np.concatenate([data.get_batch(d, "train", 3, step, 5) for step in range(3 * n // 5 + 1)])[:3 * n]
