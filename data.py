@@ -48,9 +48,9 @@ BLANK = r"(?:(?!  |\t\t)\s)"        # white space that begins no run
 CODEGEN_PATTERN = "|".join([
     RUN,
     r"'(?:[sdmt]|ll|ve|re)",        # how English words are shortened: 's, 'd, 'll, ...
-    r" ?\p{L}+",                    # letters, with a space before them
-    r" ?\p{N}+",                    # digits
-    r" ?[^\s\p{L}\p{N}]+",          # punctuation
+    r" ?\p{L}+",                    # letters, with the space before them
+    r" ?\p{N}+",                    # digits, likewise
+    r" ?[^\s\p{L}\p{N}]+",          # punctuation, likewise
     rf"{BLANK}+(?!\S)",             # white space, but for the last one before a word,
     BLANK,                          # which stands alone where the word does not take it
 ])
@@ -60,12 +60,13 @@ CODEGEN_PATTERN = "|".join([
 PATTERN = "|".join([
     r"[0-9]",                       # a digit alone
     r"[\r\n][ \t\r\n]*",            # a line break, blank lines, and the indentation after them
-    r" ?[^\x00-@\[-`{-\x7f]+",      # letters, with a space before them
+    r" ?[^\x00-@\[-`{-\x7f]+",      # letters, with the space before them
     r" ?[!-/:-@\[-`{-~\x00-\x08\x0b\x0c\x0e-\x1f\x7f]+",    # all else, likewise
     r"[ \t]+",
 ])
 
-# Where a text without end is cut first: 4000 characters that are one word or one gap.
+# Where a text is cut even before, because the merges of one word take up to the square of its
+# length: after 4000 characters that are one word or one gap.
 ENDLESS = re.compile(r"(\S{4000}|\s{4000})")
 CODEGEN_ENDLESS = re.compile(rf"({RUN}|\S{{4000}}|{BLANK}{{4000}})")
 
@@ -156,21 +157,11 @@ def train_bpe(texts, vocab_size):
 
 # ---- step 1: filter ------------------------------------------------------------------------------
 
-# The six languages of BIGQUERY. The paper puts the language's name before each file but does not
-# print the exact text; ours is the name on a line of its own.
-LANGUAGES = {".c": "C", ".h": "C", ".cc": "C++", ".cpp": "C++", ".cxx": "C++", ".hpp": "C++",
-             ".go": "Go", ".java": "Java", ".js": "JavaScript", ".py": "Python"}
-
-
-def language(name):
-    """The language of a file's name, or of an ending; None where it is none of LANGUAGES."""
-    return LANGUAGES.get("." + os.path.basename(name).lower().rpartition(".")[2])
-
-
 def inspect(file):
     """A binary file through the filters -> (None, digest, pieces), or (reason, None, []): dropped.
 
-    digest: SHA-256 of the text; pieces: [(offset, digest)] of its parts, one where it is not large.
+    The last three filters are the paper's; those before them leave out what is no text. digest:
+    SHA-256 of the text; pieces: [(offset, digest)] of its parts, a single one but for large files.
     """
     text = measure(file)
     if text.reason:
@@ -216,15 +207,26 @@ def distinct(batches, count, bar):
 
 # ---- step 3: tokenize ----------------------------------------------------------------------------
 
+# The six languages of BIGQUERY. The paper puts the language's name before each file but does not
+# print the exact text; ours is the name on a line of its own.
+LANGUAGES = {".c": "C", ".h": "C", ".cc": "C++", ".cpp": "C++", ".cxx": "C++", ".hpp": "C++",
+             ".go": "Go", ".java": "Java", ".js": "JavaScript", ".py": "Python"}
+
+
+def language(name):
+    """The language of a file's name, or of an ending; None where it is none of LANGUAGES."""
+    return LANGUAGES.get("." + os.path.basename(name).lower().rpartition(".")[2])
+
+
 def prepare_documents(files, n_files, tokenizer, workers, language_prefix):
     """Steps 1 to 3: yields the uint16 ids of each document that stays. `files`: TextFiles, which
     count what becomes of them; tokenizer: its name, because each process makes its own."""
     prefix = lambda path: language(path) + "\n" if language_prefix else ""
     with (tqdm(total=n_files, unit=" files", desc="filter, tokenize") as bar,
           worker_pool(workers, visits.start, inspect, get_tokenizer, tokenizer) as pool):
-        batches = visits.inspected(pool, files, workers)
-        batches = distinct(batches, files.count, bar)
-        yield from visits.tokenized(pool, batches, prefix, files.count, workers)
+        filtered = visits.inspected(pool, files, workers)
+        stay = distinct(filtered, files.count, bar)
+        yield from visits.tokenized(pool, stay, prefix, files.count, workers)
 
 
 # ---- step 4: shuffle -----------------------------------------------------------------------------

@@ -7,6 +7,7 @@ from corpora.files import TextFiles
 from corpora.text import read_piece
 from corpora.visits import inspect_file
 from corpora.vocabulary import write_tiktoken
+from harness.cli import signals_end_at_once
 
 from tqdm import tqdm
 
@@ -67,7 +68,8 @@ def write_bpe(args, pattern, inspect):
         raise ValueError(f"--out {args.out}: the name must end in .tiktoken")
     if os.path.lexists(args.out):
         raise ValueError(f"{args.out} exists already: delete it, or choose another --out")
-    ranks = learn_bpe(texts_of(files, inspect), args.vocab_size, pattern)
+    with signals_end_at_once():     # because the library hears no Ctrl-C; nothing is written yet
+        ranks = learn_bpe(texts_of(files, inspect), args.vocab_size, pattern)
     if not files.kept:
         raise ValueError(f"no {files.wanted} passes the filters ({files.words()})")
     Path(args.out).parent.mkdir(parents=True, exist_ok=True)

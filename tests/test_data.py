@@ -10,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+from corpora.bpe import blocks
 from corpora.files import TextFiles
 from corpora.text import read_piece
 from corpora.vocabulary import GPT2_URL
@@ -17,7 +18,7 @@ from corpora.vocabulary import GPT2_URL
 import numpy as np
 import pytest
 import tiktoken
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import data
@@ -131,25 +132,66 @@ def test_trained_bpe_is_what_tiktoken_applies(tokenizers, tmp_path):
     assert [full.decode([i]) for i in full.encode(SOURCE)] == words
 
 
-def test_bpe_merges_the_most_frequent_pair_first():
-    """Against counting all pairs anew for each merge."""
-    text = "low lower lowest slow slowly newer newest wider " * 3 + "aaaa aaa banana"
-    ranks = data.train_bpe([text], 290)
-    words = [[bytes([b]) for b in w.encode()] for w in re.findall(data.PATTERN, text)]
-    for new in list(ranks)[256:]:
+@given(text=st.text(st.sampled_from("aabc \n\t1_\u00e9\u4e2d\ud800\x1c\x85"), max_size=80))
+@example(text="low lower lowest slow slowly newer newest wider " * 3 + "aaaa aaa banana")
+@settings(deadline=None, max_examples=60)
+def test_bpe_merges_the_most_frequent_pair_first(text):
+    """Against counting all pairs anew for each merge; of several pairs the one with the lowest ids
+    is first, so that the same text gives the same file."""
+    ranks = {bytes([i]): i for i in range(256)}
+    words = [[bytes([b]) for b in w.encode("utf-8", "surrogatepass")]
+             for w in re.findall(data.PATTERN, text)]
+    while len(ranks) < 289:
         count = {}
         for w in words:
             for pair in zip(w, w[1:]):
                 count[pair] = count.get(pair, 0) + 1
-        best = [a + b for (a, b), c in count.items() if c == max(count.values())]
-        assert new in best
-        pair = next(p for p, c in count.items() if p[0] + p[1] == new and c == max(count.values()))
+        if max(count.values(), default=0) < 2:
+            break
+        a, b = min(count, key=lambda pair: (-count[pair], ranks[pair[0]], ranks[pair[1]]))
+        ranks.setdefault(a + b, len(ranks))
         for w in words:
             i = 0
             while i + 1 < len(w):
-                if (w[i], w[i + 1]) == pair:
-                    w[i:i + 2] = [new]
+                if (w[i], w[i + 1]) == (a, b):
+                    w[i:i + 2] = [a + b]
                 i += 1
+    assert list(data.train_bpe([text], 290).items()) == list(ranks.items())
+
+
+@given(text=st.text(st.sampled_from("ab1 \t\r\n\u00e9."), max_size=200))
+@settings(deadline=None)
+def test_a_long_text_is_cut_where_the_pattern_cuts(text):
+    """For the trainer, which holds many texts at once: no word of the vocabulary's is lost."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("corpora.bpe.BLOCK", 9)
+        parts = list(blocks(text))
+    words = [word for part in parts for word in re.findall(data.PATTERN, part)]
+    assert "".join(parts) == text and words == re.findall(data.PATTERN, text)
+
+
+def test_learning_asks_for_its_library(tmp_path):
+    """tokenizers is an extra: without it one line says so, before anything is read or written."""
+    (tmp_path / "a.py").write_text(SOURCE)
+    code = "import sys; sys.modules['tokenizers'] = None; import data; data.cli(data.main)"
+    result = subprocess.run(
+        [sys.executable, "-c", code, "train-bpe", "--input", tmp_path, "--vocab_size", "300",
+         "--out", tmp_path / "o.tiktoken"], cwd=PROJECT, text=True, capture_output=True)
+    assert "pip install tokenizers" in refused(result)
+    assert os.listdir(tmp_path) == ["a.py"]
+
+
+def test_a_signal_ends_a_library_that_does_not_listen():
+    code = ("import hashlib, signal; from harness.cli import signals_end_at_once\n"
+            "signal.signal(signal.SIGTERM, lambda *_: None)\n"
+            "with signals_end_at_once():\n"
+            "    print(flush=True)\n"
+            "    hashlib.pbkdf2_hmac('sha256', b'', b'', 10 ** 9)")     # minutes, deaf
+    with subprocess.Popen([sys.executable, "-c", code], cwd=PROJECT,
+                          stdout=subprocess.PIPE) as process:
+        process.stdout.readline()
+        process.terminate()
+        assert process.wait(timeout=60) == 128 + signal.SIGTERM
 
 
 def test_unusable_tokenizers_are_refused(tmp_path):
