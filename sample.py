@@ -163,8 +163,8 @@ def sample_token(keys, logits, temperature, top_p, n_vocab: int):
 
 
 def row_keys(seed, sample_ids, positions):
-    """A key for each row and position. A row's draws depend on (seed, sample index, place) alone, and
-    not on its batch."""
+    """A key for each row and position. A row's draws depend on (seed, sample index, place) alone,
+    and not on its batch."""
     key = jax.random.key(seed)
     fold = lambda i, p: jax.random.fold_in(jax.random.fold_in(key, i), p)
     return jax.vmap(fold)(sample_ids, positions)

@@ -27,15 +27,19 @@ n = sum(len(e.ids) for e in encoded)
 print(time.perf_counter() - start)
 """
 OURS = """
-import sys, time, multiprocessing; from concurrent.futures import ProcessPoolExecutor; from pathlib import Path
-import data
-with ProcessPoolExecutor(data.CORES, multiprocessing.get_context("spawn"), data.start_worker, ("codegen",)) as pool:
-    list(pool.map(time.sleep, [0.5] * data.CORES))         # until all have loaded it
-    batches = data.batched((path, path.stat().st_size) for path in Path(sys.argv[1]).rglob("*.py"))
-    jobs = [[(path, digest, "") for path, _, digest in data.check_files(batch)] for batch in batches]
-    start = time.perf_counter()
-    n = sum(len(ids) for part in pool.map(data.tokenize_files, jobs) for ids in part)
-    print(time.perf_counter() - start)
+import sys, time
+from corpora import visits; from corpora.files import TextFiles; from corpora.pool import worker_pool
+from data import CORES, get_tokenizer, inspect
+if __name__ == "__main__":
+    files = TextFiles([sys.argv[1]], ".py")
+    with worker_pool(CORES, visits.start, inspect, get_tokenizer, "codegen") as pool:
+        list(pool.map(time.sleep, [0.5] * CORES))         # until all have loaded it
+        stay = [[(path, pieces) for path, _, _, pieces in batch]
+                for batch in visits.inspected(pool, files, CORES)]
+        start = time.perf_counter()
+        n = sum(len(ids) for ids in visits.tokenized(
+            pool, stay, lambda path: "", files.count, CORES))
+        print(time.perf_counter() - start)
 """
 
 

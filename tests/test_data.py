@@ -8,13 +8,17 @@ import signal
 import subprocess
 import sys
 import time
-from collections import Counter
 from pathlib import Path
+
+from corpora.bpe import blocks
+from corpora.files import TextFiles
+from corpora.text import read_piece
+from corpora.vocabulary import GPT2_URL
 
 import numpy as np
 import pytest
 import tiktoken
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import data
@@ -128,25 +132,66 @@ def test_trained_bpe_is_what_tiktoken_applies(tokenizers, tmp_path):
     assert [full.decode([i]) for i in full.encode(SOURCE)] == words
 
 
-def test_bpe_merges_the_most_frequent_pair_first():
-    """Against counting all pairs anew for each merge."""
-    text = "low lower lowest slow slowly newer newest wider " * 3 + "aaaa aaa banana"
-    ranks = data.train_bpe([text], 290)
-    words = [[bytes([b]) for b in w.encode()] for w in re.findall(data.PATTERN, text)]
-    for new in list(ranks)[256:]:
+@given(text=st.text(st.sampled_from("aabc \n\t1_\u00e9\u4e2d\ud800\x1c\x85"), max_size=80))
+@example(text="low lower lowest slow slowly newer newest wider " * 3 + "aaaa aaa banana")
+@settings(deadline=None, max_examples=60)
+def test_bpe_merges_the_most_frequent_pair_first(text):
+    """Against counting all pairs anew for each merge; of several pairs the one with the lowest ids
+    is first, so that the same text gives the same file."""
+    ranks = {bytes([i]): i for i in range(256)}
+    words = [[bytes([b]) for b in w.encode("utf-8", "surrogatepass")]
+             for w in re.findall(data.PATTERN, text)]
+    while len(ranks) < 289:
         count = {}
         for w in words:
             for pair in zip(w, w[1:]):
                 count[pair] = count.get(pair, 0) + 1
-        best = [a + b for (a, b), c in count.items() if c == max(count.values())]
-        assert new in best
-        pair = next(p for p, c in count.items() if p[0] + p[1] == new and c == max(count.values()))
+        if max(count.values(), default=0) < 2:
+            break
+        a, b = min(count, key=lambda pair: (-count[pair], ranks[pair[0]], ranks[pair[1]]))
+        ranks.setdefault(a + b, len(ranks))
         for w in words:
             i = 0
             while i + 1 < len(w):
-                if (w[i], w[i + 1]) == pair:
-                    w[i:i + 2] = [new]
+                if (w[i], w[i + 1]) == (a, b):
+                    w[i:i + 2] = [a + b]
                 i += 1
+    assert list(data.train_bpe([text], 290).items()) == list(ranks.items())
+
+
+@given(text=st.text(st.sampled_from("ab1 \t\r\n\u00e9."), max_size=200))
+@settings(deadline=None)
+def test_a_long_text_is_cut_where_the_pattern_cuts(text):
+    """For the trainer, which holds many texts at once: no word of the vocabulary's is lost."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("corpora.bpe.BLOCK", 9)
+        parts = list(blocks(text))
+    words = [word for part in parts for word in re.findall(data.PATTERN, part)]
+    assert "".join(parts) == text and words == re.findall(data.PATTERN, text)
+
+
+def test_learning_asks_for_its_library(tmp_path):
+    """tokenizers is an extra: without it one line says so, before anything is read or written."""
+    (tmp_path / "a.py").write_text(SOURCE)
+    code = "import sys; sys.modules['tokenizers'] = None; import data; data.cli(data.main)"
+    result = subprocess.run(
+        [sys.executable, "-c", code, "train-bpe", "--input", tmp_path, "--vocab_size", "300",
+         "--out", tmp_path / "o.tiktoken"], cwd=PROJECT, text=True, capture_output=True)
+    assert "pip install tokenizers" in refused(result)
+    assert os.listdir(tmp_path) == ["a.py"]
+
+
+def test_a_signal_ends_a_library_that_does_not_listen():
+    code = ("import hashlib, signal; from harness.cli import signals_end_at_once\n"
+            "signal.signal(signal.SIGTERM, lambda *_: None)\n"
+            "with signals_end_at_once():\n"
+            "    print(flush=True)\n"
+            "    hashlib.pbkdf2_hmac('sha256', b'', b'', 10 ** 9)")     # minutes, deaf
+    with subprocess.Popen([sys.executable, "-c", code], cwd=PROJECT,
+                          stdout=subprocess.PIPE) as process:
+        process.stdout.readline()
+        process.terminate()
+        assert process.wait(timeout=60) == 128 + signal.SIGTERM
 
 
 def test_unusable_tokenizers_are_refused(tmp_path):
@@ -164,7 +209,7 @@ def test_no_network_names_the_file_to_get(tmp_path):
     (tmp_path / "x" / "a.py").write_text("x = 1\n")
     offline = {**os.environ, "TIKTOKEN_CACHE_DIR": str(tmp_path), "https_proxy": "http://127.0.0.1:9", "no_proxy": ""}
     line = refused(run("prepare", "--input", tmp_path / "x", "--out", tmp_path / "out", env=offline))
-    assert "TIKTOKEN_CACHE_DIR" in line and data.GPT2_URL in line and "0ea1e91bbb3a60f729a8dc8f777fd2fc07cd8df4" in line
+    assert "TIKTOKEN_CACHE_DIR" in line and GPT2_URL in line and "0ea1e91bbb3a60f729a8dc8f777fd2fc07cd8df4" in line
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -278,7 +323,7 @@ def pack_numbers(folder, lengths, block_size=8, val_fraction=0.0, n_buckets=1):
 
 
 def test_sequences_join_without_gap_over_shards_and_buckets(tmp_path, monkeypatch):
-    monkeypatch.setattr(data, "SHARD", 80)
+    monkeypatch.setattr("corpora.shards.SHARD", 80)
     rng = np.random.default_rng(0)
     for case in range(20):
         lengths = rng.integers(0, 60, 40)
@@ -366,13 +411,13 @@ def test_a_long_file_is_read_in_pieces(tmp_path, monkeypatch, encoding):
     plain.write_bytes(text.encode())
     whole = data.inspect(open(plain, "rb"))
     for size in (1, 2, 50, 1000):
-        monkeypatch.setattr(data, "PIECE", size)
+        monkeypatch.setattr("corpora.text.PIECE", size)
         reason, digest, pieces = data.inspect(open(path, "rb"))
-        texts = [data.read_piece(path, *piece) for piece in pieces]
+        texts = [read_piece(path, *piece) for piece in pieces]
         assert (reason, digest) == whole[:2] and len(pieces) > 5
         assert "".join(texts) == text.replace("\n", "\r\n") and all(t[-1] == "\n" for t in texts)
     path.write_bytes(b"x" * 10)
-    assert {data.read_piece(path, *piece) for piece in pieces} == {None}
+    assert {read_piece(path, *piece) for piece in pieces} == {None}
 
 
 def test_a_large_file_is_several_documents(tmp_path):
@@ -395,7 +440,7 @@ def test_extensions_are_ends_of_names_or_whole_names(tmp_path, extensions, found
         (tmp_path / name).touch()
     args = data.parser().parse_args(
         ["prepare", "--input", str(tmp_path), "--out", "o", "--extensions", extensions])
-    chosen = data.chosen([str(tmp_path)], data.settle_input(args), (), Counter(), Counter())
+    chosen = TextFiles(args.input, args.extensions)
     assert {os.path.basename(path) for path, _ in chosen} == found
 
 
@@ -408,9 +453,8 @@ def test_a_file_or_a_folder_that_input_names_is_read(tmp_path):
     (tmp_path / "story").touch()
 
     def found(*inputs):
-        folders = Counter()
-        paths = data.chosen([str(tmp_path / i) for i in inputs], [".py"], (), Counter(), folders)
-        return sorted(os.path.relpath(path, tmp_path) for path, _ in paths), dict(folders)
+        paths = TextFiles([str(tmp_path / i) for i in inputs], ".py")
+        return sorted(os.path.relpath(path, tmp_path) for path, _ in paths), dict(paths.folders)
 
     assert found("src", "story") == (
         ["story"], {".git": 1, "node_modules": 1, "virtual environment": 1})
@@ -580,7 +624,7 @@ def test_permute_looks_random():
 
 
 def test_each_sequence_once_an_epoch(tmp_path, monkeypatch):
-    monkeypatch.setattr(data, "SHARD", 80)
+    monkeypatch.setattr("corpora.shards.SHARD", 80)
     d = pack_numbers(tmp_path / "d", [7] * 121)                                   # 121 sequences, each of another byte
     n = d.meta["sequences"]["train"]
     rows = np.concatenate([data.get_batch(d, "train", 3, step, 5) for step in range(3 * n // 5 + 1)])[:3 * n]

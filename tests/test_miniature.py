@@ -18,7 +18,8 @@ import problems  # noqa: E402
 import report  # noqa: E402
 import run  # noqa: E402
 
-from data import MINIATURE, get_tokenizer  # noqa: E402
+from data import get_tokenizer  # noqa: E402
+from miniature.open import MINIATURE  # noqa: E402
 
 MTPB = [json.loads(line) for line in (ROOT / "miniature" / "mtpb.jsonl").read_text().splitlines()]
 HUMANEVAL = [json.loads(line) for line in (ROOT / "miniature" / "humaneval.jsonl").read_text().splitlines()]

@@ -1,0 +1,79 @@
+"""A pool of worker processes that ends with its parent and keeps memory bounded.
+
+The workers are spawned, because fork would copy the caller's threads and locks. They import what
+their command imports: never JAX, so that they start in a blink.
+"""
+import collections
+import concurrent.futures
+import contextlib
+import multiprocessing
+import os
+import threading
+
+from harness.cli import signals_wait
+
+STOP = None     # of a worker: the event that the parent sets when the run is over before its end
+
+
+@contextlib.contextmanager
+def worker_pool(workers, start, *args):
+    """A ProcessPoolExecutor, each of whose processes has called start(*args).
+
+    ValueError where a worker was killed. However the block ends, no worker stays."""
+    context = multiprocessing.get_context("spawn")
+    stop = context.Event()
+    pool = concurrent.futures.ProcessPoolExecutor(
+        workers, context, start_worker, (stop, start, args))
+    try:
+        with signals_wait():
+            for _ in range(workers):    # each call starts a process
+                pool.submit(int)
+        yield pool
+    except concurrent.futures.BrokenExecutor:
+        for process in multiprocessing.active_children():   # the others, for which it waits
+            process.kill()
+        raise ValueError("a process that tokenizes was killed, perhaps for lack of memory: try "
+                         "fewer --workers") from None
+    finally:
+        stop.set()
+        pool.shutdown(cancel_futures=True)
+
+
+def start_worker(stop, start, args):
+    """Runs once in each worker, which leaves when its parent was killed."""
+    global STOP
+    STOP = stop
+    start(*args)
+    parent = multiprocessing.parent_process()
+    threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
+
+
+def unless_stopped(function, items):
+    """Worker: function(items), or [] where the run is over."""
+    return [] if STOP.is_set() else function(items)
+
+
+def bounded_map(pool, function, batches, window):
+    """Yields function(batch), a list, for each batch, in order. At most `window` of them are on the
+    way, because `batches` may be endless and memory is not."""
+    pending = collections.deque()
+    for batch in batches:
+        pending.append(pool.submit(unless_stopped, function, batch))
+        if len(pending) >= window:
+            yield pending.popleft().result()
+    while pending:
+        yield pending.popleft().result()
+
+
+def batched(files, size=2 ** 18):
+    """(path, bytes) pairs -> lists of paths of about 256 KB together: work for some 0.04 s, and
+    little to keep in flight."""
+    batch, total = [], 0
+    for path, n_bytes in files:
+        batch.append(path)
+        total += n_bytes + 1024
+        if total >= size:
+            yield batch
+            batch, total = [], 0
+    if batch:
+        yield batch

@@ -1,0 +1,76 @@
+"""Vocabularies, .tiktoken files and GPT-2's own; texts that tiktoken alone cannot take."""
+import base64
+import hashlib
+import re
+from pathlib import Path
+
+from harness.files import replace_file
+
+from tiktoken_ext.openai_public import r50k_base
+
+GPT2_URL = "https://openaipublic.blob.core.windows.net/encodings/r50k_base.tiktoken"
+
+# A lone surrogate is no valid UTF-8, hence nothing that tiktoken encodes: it goes in as 3 bytes.
+SURROGATE = re.compile("([\ud800-\udfff])")
+
+
+def gpt2_arguments():
+    """What tiktoken.Encoding makes GPT-2's BPE of, from tiktoken's cache, or downloaded into it
+    once (0.8 MB)."""
+    try:
+        return r50k_base()
+    except Exception as error:  # requests' own, a checksum that differs, a cache without access
+        file = hashlib.sha1(GPT2_URL.encode()).hexdigest()
+        raise ValueError(f"GPT-2's vocabulary cannot be loaded ({type(error).__name__}): download "
+                         f"{GPT2_URL}, save it as DIR/{file} and set TIKTOKEN_CACHE_DIR=DIR"
+                         ) from error
+
+
+def read_tiktoken(path):
+    """A .tiktoken file (one token a line: base64, space, rank) -> dict bytes -> rank, by rank."""
+    try:
+        lines = Path(path).read_bytes().splitlines()
+    except OSError as error:
+        raise ValueError(f"cannot read the tokenizer {path}: {error.strerror}") from error
+    try:
+        pairs = [line.split() for line in lines if line]
+        ranks = {base64.b64decode(token, validate=True): int(rank) for token, rank in pairs}
+    except ValueError as error:
+        raise ValueError(f"{path} is not a .tiktoken file (lines of base64, space, rank): "
+                         f"{error}") from error
+    counts_up = list(ranks.values()) == list(range(len(pairs)))
+    if not counts_up or any(bytes([i]) not in ranks for i in range(256)):
+        raise ValueError(f"{path} is damaged: ranks must count up from 0 and all 256 single bytes "
+                         "must be there")
+    return ranks
+
+
+def write_tiktoken(path, ranks):
+    """dict bytes -> rank -> .tiktoken file, written under another name and renamed."""
+    rows = sorted(ranks.items(), key=lambda item: item[1])
+    lines = [base64.b64encode(token) + b" %d\n" % rank for token, rank in rows]
+    replace_file(path, b"".join(lines))
+
+
+def encode_any(bpe, text, endless):
+    """tiktoken.Encoding, any str -> list of ids.
+
+    The merges of one word take up to the square of its length, and a regex may backtrack over it:
+    a text with an endless word or gap is first cut at the matches of `endless`.
+    """
+    ids = []
+    for i, part in enumerate(SURROGATE.split(text)):
+        if i % 2:       # odd parts: a surrogate
+            for byte in part.encode("utf-8", "surrogatepass"):
+                ids.append(bpe.encode_single_token(bytes([byte])))
+        else:
+            for piece in endless.split(part) if may_be_endless(part) else [part]:
+                ids += bpe.encode_ordinary(piece)
+    return ids
+
+
+def may_be_endless(text):
+    """Whether a block of 2000 characters of the text does not hold two words: one does not wherever
+    4000 characters are one word or one gap."""
+    blocks = (text[start:start + 2000] for start in range(0, len(text) - 1999, 2000))
+    return not all(len(block.split(None, 1)) == 2 for block in blocks)
