@@ -504,7 +504,7 @@ def main():
         from plan.decoding import main as plan_main
         return plan_main(args)
     sys.stdout.reconfigure(errors="replace")       # a sampled half of a character must not end the program
-    tpu_mesh.start()
+    tpu_mesh.find_devices()
     config, params, tokenizer = load(args.ckpt, args.dtype, args.mp_num)
     if args.prompt is None:
         return session(params, config, tokenizer, args)

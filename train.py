@@ -17,9 +17,13 @@ import time
 from functools import partial
 from pathlib import Path
 
-from harness.cli import cli, one_line_errors
-from harness.files import check, replace_file
+from fast.compiler import compiler_options
+from fast.pages import huge_pages
+from harness.cli import cli, one_line_errors, stop_on_signal
+from harness.files import check
 from harness.flags import new_folder, number, text, whole
+from harness.folder import METRICS, checkpoints, take_run
+from harness.hosts import agree, end_together, join, say, together
 
 import jax
 import jax.numpy as jnp
@@ -145,7 +149,7 @@ def make_train_step(config, hyper, mesh):
 
     specs = state_specs(config)
     sharded = jax.shard_map(step, mesh=mesh, in_specs=(specs, P(DATA)), out_specs=(specs, P()))
-    return jax.jit(sharded, donate_argnums=0, compiler_options=tpu_mesh.compiler_options(mesh))
+    return jax.jit(sharded, donate_argnums=0, compiler_options=compiler_options(mesh))
 
 
 def make_eval_loss(config, mesh):
@@ -188,7 +192,7 @@ def restore(folder, config, mesh, parts):
     to = tpu_mesh.shardings(param_table(config), mesh)
     wanted = {f"{part}/{n}": jax.ShapeDtypeStruct(shape, jnp.float32, sharding=to[n])
               for part in parts for n, (shape, _, _) in param_table(config).items()}
-    flat = tpu_mesh.load_checkpoint(folder, wanted)
+    flat = tpu_mesh.load_arrays(folder, wanted)
     return {part: {n: flat[f"{part}/{n}"] for n in to} for part in parts}
 
 
@@ -305,7 +309,7 @@ def open_source(args):
     if (out / "config.json").exists():
         raise ValueError(f"--out_dir {out} is a model's own folder: choose another, or the one "
                          "above it")
-    if not resume and tpu_mesh.checkpoints(out):
+    if not resume and checkpoints(out):
         raise ValueError(f"{out} already holds a run: add --init_from resume to go on with it, or "
                          "another --out_dir")
     source, meta = None, {}
@@ -518,28 +522,6 @@ def show(value):
 AGREE = 10     # steps after which several processes ask each other whether one of them is to stop
 
 
-def stop_on_signal() -> list:
-    """Ctrl-C, or the SIGTERM of a machine that is taken away: the list fills, and the loop saves and leaves after its step.
-    A second one ends the run at once."""
-    asked = []
-
-    def ask(kind, frame):
-        if asked:
-            raise KeyboardInterrupt
-        asked.append(kind)
-
-    for kind in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(kind, ask)
-    return asked
-
-
-def say(*lines):
-    """Print lines, on process 0 alone."""
-    if jax.process_index() == 0:
-        for line in lines:
-            print(line, flush=True)
-
-
 class Run:
     """A run under way: its state on the mesh, its place in the data, and its folder. The methods
     stand in the order in which a step calls them."""
@@ -556,7 +538,7 @@ class Run:
             at = meta.get("sequences")
             self.place = self.done * meta["hyper"]["batch_size"] if at is None else at
         before = source if resume else None
-        self.lock = tpu_mesh.together(lambda: take_run(self.out, self.first, before))
+        self.lock = together(lambda: take_run(self.out, self.first, before))
         self.state = self.load(source, resume)
         self.step_fn = make_train_step(config, hyper, mesh)
         self.eval_fn = make_eval_loss(config, mesh)
@@ -633,7 +615,7 @@ class Run:
         """The signal that asked one of the processes to stop, or 0; they agree now and then."""
         if jax.process_count() > 1 and self.done % AGREE:
             return 0
-        stop = tpu_mesh.agree(asked[0] if asked else 0)
+        stop = agree(asked[0] if asked else 0)
         if jax.process_count() > 1:         # a checkpoint gets its name once all have written
             self.finish_save()
         return stop
@@ -669,30 +651,6 @@ class Run:
         raise SystemExit(128 + stop)
 
 
-METRICS = "metrics.jsonl"
-
-
-def take_run(out, first, source):
-    """Take the folder of a run that starts from `source` (None: anew), and cut its metrics back to
-    step `first` -> the lock. What a killed run left of a line goes; a file that is not ours stays,
-    and is an error."""
-    file, kept = out / METRICS, []
-    lock = tpu_mesh.take_folder(out)
-    if tpu_mesh.checkpoints(out)[-1:] != [source] * bool(source):
-        raise ValueError(f"another process has just written to {out}: start again")
-    for line in file.read_bytes().splitlines() if file.exists() else []:
-        try:
-            row = json.loads(line)
-            if row["step"] <= first and "tokens_per_s" in row:
-                kept.append(line)
-        except (ValueError, KeyError, TypeError):
-            row = {}
-        if not source and "tokens_per_s" not in row and not line.startswith(b'{"step": '):
-            raise ValueError(f"{file} is not of a run of ours: choose another --out_dir") from None
-    replace_file(file, b"".join(line + b"\n" for line in kept))
-    return lock
-
-
 def train(run):
     """Batch, step, read what came out, evaluate, save, leave."""
     asked, args = stop_on_signal(), run.args
@@ -714,8 +672,8 @@ def main():
     if args.plan or args.topology or args.search:
         from plan.training import main as plan_main
         return plan_main(args)
-    tpu_mesh.join(args.coordinator, args.num_processes, args.process_id)
-    tpu_mesh.start()
+    join(args.coordinator, args.num_processes, args.process_id)
+    tpu_mesh.find_devices()
     source, meta = open_source(args)
     data = open_data(args.data)
     note = check_data(args, source, meta, data) if meta else ""
@@ -762,21 +720,6 @@ def finish(out, val, limit=20):
     print(f"next:  python sample.py --ckpt {out}")
 
 
-def end_together(main):
-    """When one of several processes is gone, the others' collectives fail: say so in one line and leave at once."""
-    try:
-        main()
-    except jax.errors.JaxRuntimeError as error:
-        if jax.process_count() > 1:
-            tpu_mesh.another_has_ended()
-        reason = str(error).splitlines()[0][:200]
-        if "RESOURCE_EXHAUSTED" not in reason:
-            raise
-        raise ValueError(f"the device has too little memory ({reason}): lower --batch_size, raise "
-                         "--grad_accum, add "
-                         "--remat, or a mesh of more devices") from None
-
-
 if __name__ == "__main__":
-    tpu_mesh.huge_pages()
+    huge_pages()
     cli(partial(end_together, main))

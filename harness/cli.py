@@ -122,6 +122,21 @@ def signals_wait():
             signal.raise_signal(number)
 
 
+def stop_on_signal() -> list:
+    """Ctrl-C, or the SIGTERM of a machine that is taken away, fills the list that this returns: a
+    loop looks there, saves and leaves. A second one ends the run at once."""
+    asked = []
+
+    def ask(kind, frame):
+        if asked:
+            raise KeyboardInterrupt
+        asked.append(kind)
+
+    for kind in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(kind, ask)
+    return asked
+
+
 def one_line_errors(parser):
     """Makes an argparse parser report a bad flag in one line, without the usage text, still with exit code 2."""
     def error(message):

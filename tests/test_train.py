@@ -14,7 +14,9 @@ import types
 from functools import partial
 from pathlib import Path
 
+from harness import hosts
 from harness.cli import cli
+from harness.folder import read_config_json
 
 import jax
 import jax.numpy as jnp
@@ -338,7 +340,7 @@ while True:
             assert step >= seen
             seen = step
             want = {f"params/{i}": jax.ShapeDtypeStruct((200, 1000), jnp.float32, sharding=here) for i in range(6)}
-            for n, a in tpu_mesh.load_checkpoint(found[-1], want).items():
+            for n, a in tpu_mesh.load_arrays(found[-1], want).items():
                 assert (np.asarray(a) == int(n[-1]) + step).all()
     assert seen > 0
 
@@ -387,7 +389,7 @@ def test_two_processes(tmp_path, tiny_data):
         assert p.returncode == 0, errors
     np.testing.assert_allclose(losses(two), losses(one), rtol=1e-5)
     folder = tpu_mesh.checkpoints(two)[-1]
-    config = Config(**tpu_mesh.load_meta(folder)["model"])
+    config = Config(**read_config_json(folder)["model"])
     state = train.restore(folder, config, make_mesh(), ("params",))["params"]
     for shape in ((1, 2, 1), (2, 2, 2)):
         for n, a in train.restore(folder, config, make_mesh(*shape), ("params",))["params"].items():
@@ -500,7 +502,7 @@ def test_what_a_resumed_run_does_otherwise_is_said_in_one_line_each(train_here):
     said = [line for line in shown.splitlines() if line.startswith("otherwise")]
     assert [line.split(": ")[1].split(" (")[0] for line in said] == [
         "batch_size 8 -> 4", "lr_max 0.006 -> 0.0001", "weight_decay 0.1 -> 0.0", "steps 2 -> 4"]
-    meta = tpu_mesh.load_meta("out/step_00000004")
+    meta = read_config_json("out/step_00000004")
     assert (meta["hyper"]["lr_max"], meta["steps"], meta["sequences"]) == (1e-4, 4, 2 * 8 + 2 * 4)
 
 
@@ -579,8 +581,8 @@ def test_a_folder_that_holds_a_run_is_never_taken_over(train_here):
 
 def test_two_processes_on_one_folder(train_here):
     """The lock is another process's; killed with -9 it lets go."""
-    program = f"import sys; sys.path.insert(0, {str(ROOT)!r})\nimport tpu_mesh\n" \
-              "lock = tpu_mesh.take_folder('out'); print('taken', flush=True); sys.stdin.read()"
+    program = f"import sys; sys.path.insert(0, {str(ROOT)!r})\nfrom harness import folder\n" \
+              "lock = folder.take_folder('out'); print('taken', flush=True); sys.stdin.read()"
     other = subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE,
                              stdout=subprocess.PIPE)
     assert other.stdout.readline() == b"taken\n"
@@ -684,7 +686,7 @@ def test_fine_tuning_keeps_the_models_context(train_here, tmp_path):
         tpu_mesh.save_checkpoint(f"from{size}", 0, arrays, meta)
     shown = train_here("--init_from", "from64", "--data", "d", "--batch_size", 8, "--steps", 2)
     assert "8 x 32 = 256 tokens a step" in shown
-    assert tpu_mesh.load_meta("out/step_00000002")["model"]["block_size"] == 64
+    assert read_config_json("out/step_00000002")["model"]["block_size"] == 64
     refused(train_here, "--init_from", "from16", "--data", "d", "--out_dir", "new",
             words="--block_size 16")
     assert not Path("new").exists()
@@ -737,13 +739,13 @@ def damage(folder, change):
 def test_every_flipped_bit_of_the_small_files_is_seen_or_means_nothing(tmp_path):
     """One bit in each byte of config.json and of the index in turn: refused, or read as it was."""
     folder, _ = checkpoint_of(tmp_path, (1, 1, 1))
-    want = tpu_mesh.load_meta(folder)
+    want = read_config_json(folder)
     config = bytearray((folder / "config.json").read_bytes())
     for i in range(len(config)):
         config[i] ^= 1 << i % 7
         (folder / "config.json").write_bytes(config)
         try:
-            got = tpu_mesh.load_meta(folder)
+            got = read_config_json(folder)
             assert all(got[k] == want[k] for k in want if k != "crc32")
         except ValueError as error:
             assert "damaged" in str(error)
@@ -754,7 +756,7 @@ def test_every_flipped_bit_of_the_small_files_is_seen_or_means_nothing(tmp_path)
         index[i] ^= 1 << i % 8
         (folder / "index_00000.json").write_bytes(index)
         with pytest.raises(ValueError, match="damaged"):
-            tpu_mesh.load_index(folder, want)
+            tpu_mesh.read_index(folder, want)
         index[i] ^= 1 << i % 8
 
 
@@ -831,8 +833,8 @@ def test_a_tokenizer_outside_of_its_checkpoint_is_refused(tmp_path, name):
     (("host:1", 2, 2), "the last is 1")])
 def test_processes_that_are_named_wrongly(named, words):
     with pytest.raises(ValueError, match=words):
-        tpu_mesh.join(*named)
-    assert tpu_mesh.join(None, 1) is None
+        hosts.join(*named)
+    assert hosts.join(None, 1) is None
 
 
 def test_a_port_that_is_taken():
@@ -840,7 +842,7 @@ def test_a_port_that_is_taken():
         s.bind(("", 0))
         s.listen()
         with pytest.raises(ValueError, match="cannot be opened"):
-            tpu_mesh.join(f"localhost:{s.getsockname()[1]}", 2, 0)
+            hosts.join(f"localhost:{s.getsockname()[1]}", 2, 0)
 
 
 @pytest.mark.parametrize("process", [0, 1])
@@ -849,8 +851,8 @@ def test_others_that_do_not_come_are_named(process):
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         port = s.getsockname()[1]
-    program = f"import sys; sys.path.insert(0, {str(ROOT)!r})\nimport tpu_mesh\n" \
-              f"tpu_mesh.WAIT = 1; tpu_mesh.join('127.0.0.1:{port}', 2, {process})"
+    program = f"import sys; sys.path.insert(0, {str(ROOT)!r})\nfrom harness import hosts\n" \
+              f"hosts.WAIT = 1; hosts.join('127.0.0.1:{port}', 2, {process})"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     *before, line = done.stderr.strip().splitlines()
     assert done.returncode == 2 and "waited 1 seconds for" in line, done.stderr
@@ -887,8 +889,8 @@ train.finish(pathlib.Path({str(tmp_path)!r}), None)
 
 def test_processes_that_slurm_started_look_for_each_other(tmp_path):
     """As srun names them: process 1 of 2 waits for the first. By sbatch alone: said, and alone."""
-    program = f"import sys; sys.path.insert(0, {str(ROOT)!r})\nimport tpu_mesh\n" \
-              "tpu_mesh.WAIT = 1; tpu_mesh.join(); print('alone')"
+    program = f"import sys; sys.path.insert(0, {str(ROOT)!r})\nfrom harness import hosts\n" \
+              "hosts.WAIT = 1; hosts.join(); print('alone')"
     task = dict(SLURM_JOB_ID="5", SLURM_NTASKS="2", SLURM_PROCID="1", SLURM_LOCALID="1")
     by_srun, by_sbatch = (subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True,
@@ -900,15 +902,15 @@ def test_processes_that_slurm_started_look_for_each_other(tmp_path):
 def test_the_cpu_is_named_where_libtpu_would_look_for_a_tpu(monkeypatch):
     named = []
     config = types.SimpleNamespace(jax_platforms=None, update=lambda *what: named.append(what))
-    monkeypatch.setattr(tpu_mesh, "jax", types.SimpleNamespace(config=config))
-    monkeypatch.setattr(tpu_mesh, "Path", lambda name: types.SimpleNamespace(glob=lambda what: []))
+    monkeypatch.setitem(sys.modules, "jax", types.SimpleNamespace(config=config))
+    monkeypatch.setattr(hosts, "Path", lambda name: types.SimpleNamespace(glob=lambda what: []))
     for there in ({"libtpu", "jax_plugins"}, set()):        # a GPU's plug-in, or nothing
-        monkeypatch.setattr(tpu_mesh.importlib.util, "find_spec", there.__contains__)
-        tpu_mesh.name_platform()
+        monkeypatch.setattr(hosts.importlib.util, "find_spec", there.__contains__)
+        hosts.name_platform()
     assert not named
-    monkeypatch.setattr(tpu_mesh.importlib.util, "find_spec", lambda name: name == "libtpu")
-    tpu_mesh.name_platform()
+    monkeypatch.setattr(hosts.importlib.util, "find_spec", lambda name: name == "libtpu")
+    hosts.name_platform()
     assert named == [("jax_platforms", "cpu")]
     config.jax_platforms = "tpu"                            # its owner has said it
-    tpu_mesh.name_platform()
+    hosts.name_platform()
     assert len(named) == 1
