@@ -8,7 +8,7 @@ ROOT = Path(__file__).resolve().parents[1]
 SCRIPTS = {     # script -> the scripts that it imports as it starts
     "tpu_mesh": set(), "data": set(), "model": {"tpu_mesh", "data"}, "train": {"model", "tpu_mesh", "data"},
     "sample": {"model", "tpu_mesh", "data"}, "humaneval": set(), "mtpb": {"humaneval"}}
-BELOW, ABOVE = {"harness", "fast"}, {"hf", "plan", "miniature", "bench"}
+BELOW, ABOVE = {"harness", "fast"}, {"runs", "hf", "plan", "miniature", "bench"}
 OURS = SCRIPTS.keys() | BELOW | ABOVE
 
 

@@ -30,6 +30,8 @@ import model
 import tpu_mesh
 import train
 from model import Config, init_params, loss_fn, param_table
+from runs.settings import choose_settings, fit_to_data, remarks
+from runs.source import check_data
 from tpu_mesh import make_mesh
 from train import Hyper, adamw, learning_rate, make_train_step, state_specs, train_step
 
@@ -199,7 +201,7 @@ def checkpoint_of(tmp_path, shape, step=7):
 @pytest.mark.parametrize("written, read", [((1, 1, 1), (2, 2, 2)), ((2, 2, 2), (1, 1, 1)), ((1, 8, 1), (1, 2, 4))])
 def test_any_mesh_reads_what_any_mesh_wrote(tmp_path, written, read):
     folder, state = checkpoint_of(tmp_path, written)
-    got = train.restore(folder, TINY, make_mesh(*read), ("params", "m", "v"))
+    got = train.load_state(folder, TINY, make_mesh(*read), ("params", "m", "v"))
     for part in got:
         for n, a in got[part].items():
             np.testing.assert_array_equal(a, state[part][n])
@@ -228,8 +230,8 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_still_works(tmp_path, 
     else:
         (folder / ("index_00000.json" if damage == "json" else "config.json")).write_text("{")
     with pytest.raises(ValueError, match="step_00000002 is damaged"):
-        train.restore(folder, TINY, make_mesh(), ("params", "m", "v"))
-    train.restore(before, TINY, make_mesh(), ("params", "m", "v"))
+        train.load_state(folder, TINY, make_mesh(), ("params", "m", "v"))
+    train.load_state(before, TINY, make_mesh(), ("params", "m", "v"))
 
 
 @pytest.mark.parametrize("trouble", ["full", "removed"])
@@ -248,14 +250,14 @@ def test_a_checkpoint_that_cannot_be_written(tmp_path, trouble):
             checkpoint_of(run_folder, (1, 1, 1), 2)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    train.restore(good, TINY, make_mesh(), ("params", "m", "v"))
+    train.load_state(good, TINY, make_mesh(), ("params", "m", "v"))
     assert tpu_mesh.checkpoints(good.parent) == [good] and not list(good.parent.glob("*.tmp"))
 
 
 def test_another_shape_is_refused(tmp_path):
     folder, _ = checkpoint_of(tmp_path, (1, 1, 1))
     with pytest.raises(ValueError, match="shape"):
-        train.restore(folder, dataclasses.replace(TINY, vocab_size=192), make_mesh(), ("params",))
+        train.load_state(folder, dataclasses.replace(TINY, vocab_size=192), make_mesh(), ("params",))
 
 
 # ---- the command
@@ -390,9 +392,9 @@ def test_two_processes(tmp_path, tiny_data):
     np.testing.assert_allclose(losses(two), losses(one), rtol=1e-5)
     folder = tpu_mesh.checkpoints(two)[-1]
     config = Config(**read_config_json(folder)["model"])
-    state = train.restore(folder, config, make_mesh(), ("params",))["params"]
+    state = train.load_state(folder, config, make_mesh(), ("params",))["params"]
     for shape in ((1, 2, 1), (2, 2, 2)):
-        for n, a in train.restore(folder, config, make_mesh(*shape), ("params",))["params"].items():
+        for n, a in train.load_state(folder, config, make_mesh(*shape), ("params",))["params"].items():
             np.testing.assert_array_equal(a, state[n])
 
     def running(p, steps):
@@ -653,10 +655,10 @@ def single(clip):
 
 def test_a_warm_up_fits_the_run_or_is_said():
     def of(*flags):
-        args = train.parse_args(["--model", "350M", *flags])
+        args = train.parser().parse_args(["--model", "350M", *flags])
         args.seed, args.data = 0, "d"
-        config, hyper, steps = train.settle(args, "gpu")
-        return hyper.warmup_steps, train.remarks(args, config, hyper, steps, None)
+        config, hyper, steps = choose_settings(args, "gpu")
+        return hyper.warmup_steps, remarks(args, config, hyper, steps, None)
     assert of() == (3000, [])
     scaled, said = of("--steps", "2000")
     assert scaled == 200 and len(said) == 1 and "3000" in said[0]
@@ -667,8 +669,8 @@ def test_a_warm_up_fits_the_run_or_is_said():
 def test_products_are_bfloat16_on_an_accelerator_whatever_it_starts_from():
     meta = dict(model=dataclasses.asdict(TINY), hyper=dataclasses.asdict(HYPER), recipe="toy",
                 step=1)
-    of = lambda platform, meta, *flags: train.settle(
-        train.parse_args(["--model", "toy", *flags]), platform, None, meta)[0].dtype
+    of = lambda platform, meta, *flags: choose_settings(
+        train.parser().parse_args(["--model", "toy", *flags]), platform, None, meta)[0].dtype
     for start in ("scratch", "some-folder"):
         flags = ("--init_from", start)
         assert of("gpu", meta, *flags) == "bfloat16" and of("cpu", meta, *flags) == "float32"
@@ -679,7 +681,7 @@ def test_products_are_bfloat16_on_an_accelerator_whatever_it_starts_from():
 def test_fine_tuning_keeps_the_models_context(train_here, tmp_path):
     """Sequences of 32 train a model of 64, which stays one; a model of 16 refuses them."""
     for size in (64, 16):
-        config = dataclasses.replace(train.CONFIGS["0.1M"], block_size=size)
+        config = dataclasses.replace(model.CONFIGS["0.1M"], block_size=size)
         params = init_params(jax.random.key(0), config)
         meta = dict(model=dataclasses.asdict(config), tokenizer="bytes", recipe="toy")
         arrays = {f"params/{n}": a for n, a in params.items()}
@@ -699,11 +701,11 @@ def test_from_gpt2_to_codegen_and_to_nothing_else(train_here, tmp_path):
         pytest.skip("GPT-2's vocabulary is not here")
     for name in (*tokenizers, "bytes"):
         data.pack(iter([[65] * 40, [66] * 40]), tmp_path / name, data.get_tokenizer(name), 16, 0, 0)
-    args = train.parse_args(["--init_from", "nl"])
+    args = train.parser().parse_args(["--init_from", "nl"])
 
     def move(old, new):
         args.data = new
-        return train.check_data(args, "nl", dict(tokenizer=old), data.open_data(tmp_path / new))
+        return check_data(args, "nl", dict(tokenizer=old), data.open_data(tmp_path / new))
 
     assert "50257" in move("gpt2", "codegen") and move("gpt2", "gpt2") == ""
     for old, new in (("codegen", "gpt2"), ("gpt2", "bytes"), ("bytes", "codegen")):
@@ -711,14 +713,15 @@ def test_from_gpt2_to_codegen_and_to_nothing_else(train_here, tmp_path):
             move(old, new)
     config = dataclasses.replace(TINY, vocab_size=50257)
     with pytest.raises(ValueError, match="50295"):
-        train.fit_to_data(args, config, {}, data.open_data(tmp_path / "codegen"), dict(model={}))
+        fit_to_data(args, config, {}, data.open_data(tmp_path / "codegen"), dict(model={}))
 
 
 @pytest.mark.parametrize("flags, words", [
     (("--topology", "v4:2x2x2"), "--plan"), (("--search",), "--plan"), (("--plan",), "--topology"),
     (("--keep", "0"), "--keep"), (("--steps", "0"), "--steps"), (("--lr_max", "nan"), "--lr_max"),
     (("--seed", str(2 ** 70)), "--seed"), (("--out_dir", ""), "--out_dir"),
-    (("--dp", "-1"), "--dp")])
+    (("--dp", "-1"), "--dp"), (("--mp_num", "8", "--out_dir", "new"), "--mp_num"),
+    (("--mp_num", "8", "--out_dir", "new", "--init_from", "resume"), "--mp_num")])
 def test_flags_that_cannot_be_honoured(flags, words, capsys, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["train.py", *flags])
     with pytest.raises(SystemExit) as end:
@@ -779,11 +782,11 @@ def test_values_of_another_type_in_an_index_are_one_line(tmp_path):
             place[path[-1]] = wrong
             (folder / "index_00000.json").write_text(json.dumps(index))
             with pytest.raises(ValueError):
-                train.restore(folder, TINY, make_mesh(), ("params",))
+                train.load_state(folder, TINY, make_mesh(), ("params",))
     for text in ("[]", "null", "{", '{"params/wte": 3}', "[" * 10 ** 5):
         (folder / "index_00000.json").write_text(text)
         with pytest.raises(ValueError, match="damaged"):
-            train.restore(folder, TINY, make_mesh(), ("params",))
+            train.load_state(folder, TINY, make_mesh(), ("params",))
 
 
 def test_values_of_another_type_in_a_config_are_one_line(train_here):
@@ -873,11 +876,12 @@ def test_a_signal_ends_the_closing_benchmark(tmp_path):
     """SIGTERM while the held-out problems are sampled ends both processes at once."""
     program = f"""
 import sys; sys.path.insert(0, {str(ROOT)!r})
-import pathlib, subprocess, train
+import pathlib, subprocess
+from miniature.closing import closing
 real = subprocess.Popen
 child = "import os, sys, time; print(os.getpid(), file=sys.stderr, flush=True); time.sleep(100)"
 subprocess.Popen = lambda command, **more: real([sys.executable, "-c", child], **more)
-train.finish(pathlib.Path({str(tmp_path)!r}), None)
+closing(pathlib.Path({str(tmp_path)!r}), None)
 """
     p = subprocess.Popen([sys.executable, "-c", program], stderr=subprocess.PIPE, text=True)
     child = next(int(line) for line in p.stderr if line.strip().isdigit())
