@@ -152,8 +152,9 @@ def peak_flops(mesh):
 #     w                 {fsdp}          w0       w1       w2       w3         float32, the shards
 #     gather(w)         {fsdp}          w0..w3   w0..w3   w0..w3   w0..w3     all_gather of bf16
 #     its gradient      {fsdp}          g        g'       g''      g'''       each of its own rows
-#     w's gradient      {fsdp}          s0       s1       s2       s3         psum_scatter, float32:
-#                                       (s0 s1 s2 s3 = the sum g + g' + g'' + g''')
+#     w's gradient      {fsdp}          s0       s1       s2       s3         psum_scatter, float32
+#
+# where s0..s3 is the sum g + g' + g'' + g''', each chip with its own part.
 
 def varying(x) -> frozenset:
     """The mesh axes over which this value differs from device to device (tracked by shard_map's

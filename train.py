@@ -106,13 +106,14 @@ def adamw(params, grads, m, v, step, lr, decay, b1=0.9, b2=0.999, eps=1e-8):
 
 
 # ---- the train step ------------------------------------------------------------------------------
-# Each chip computes the gradients of its own rows, and train_step adds them up. By the mesh axis:
+# Each chip has the gradients of its own rows. Where they are added up, for each mesh axis:
 #
-#                        lies on          added over fsdp           over dp             over tp
-#     a matrix           fsdp, tp         by its gather's gradient  in sum_over_data    -
-#     fc_in.bias         tp               in sum_over_data          in sum_over_data    -
-#     ln_1.scale         every chip whole in sum_over_data          in sum_over_data    by `vary`
-#                                                                                       in the block
+#                   split over     fsdp               dp                 tp
+#     a matrix      fsdp, tp       gather's own       sum_over_data      never: each has its part
+#                                  gradient
+#     fc_in.bias    tp             sum_over_data      sum_over_data      never: each has its part
+#     ln_1.scale    nothing        sum_over_data      sum_over_data      vary in the block
+#
 # On one device the axes are () and nothing is added.
 
 def train_step(state, tokens, *, config, hyper, n_tokens, dp=(), fsdp=(), tp=()):

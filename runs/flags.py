@@ -59,8 +59,8 @@ def source_flags(p):
     p.add_argument("--out_dir", default="out", type=new_folder,
                    help="checkpoints and metrics.jsonl go here (default out)")
     p.add_argument("--init_from", default="scratch", type=text,
-                   help="scratch, resume, or a checkpoint or Hugging Face folder: its weights alone "
-                        "are taken")
+                   help="scratch, resume, or a checkpoint or Hugging Face folder: its weights "
+                        "alone are taken")
     p.add_argument("--mp_num", type=whole(1, 1024),
                    help="of a Hugging Face folder: blocks of its fused qkv_proj (default 4; a "
                         "CodeGen2 may have 8, and is asked for)")
