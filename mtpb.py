@@ -264,39 +264,51 @@ def check_strict(printed, expected) -> bool:
 
 
 def judge(said, how, expected):
-    """One run -> dict: passed and passed_strict, the verdicts; result, "passed" or why not, by the official rules; ended,
-    "" or why the program did not end well; printed, as text. said, how: see outside.Worker.run.
+    """One run -> dict: passed and passed_strict, the verdicts; result, "passed" or why not, by the
+    official rules; ended, "" or why the program did not end well; printed, as text. said, how: see
+    harness.outside.Worker.run.
 
-    The official rules look at the value alone: printed right, then crashed or hung, passes. Strict wants a clean end."""
+    The official rules look at the value alone: printed right, then crashed or hung, passes. Strict
+    wants a clean end, which is what was seen from outside: a program can say of itself what it likes."""
     last = said[-1] if said else {"printed": None, "error": None}
-    error = last["error"]
+    error, lost, nothing = last["error"], last.get("lost", ""), last["printed"] is None
     ended = "timed out" if error == "timed out" else "out of memory" if error == "MemoryError" else \
-        f"failed: {error}" if error else how if error is None else ""
+        f"failed: {error}" if error else how
     try:
-        nothing = last["printed"] is None
         printed = None if nothing else decode_printed(last["printed"])
-        text = "" if nothing else str(printed.array if isinstance(printed, Series) else printed)[:200]
-    except Exception:       # the program got hold of the channel, or an integer too long for text
-        return {"passed": False, "passed_strict": False, "result": "failed: an unreadable value", "ended": ended, "printed": ""}
-    official = not nothing and check_equivalence(printed, expected)
+    except Exception:       # the program got hold of the channel
+        return {"passed": False, "passed_strict": False, "result": "failed: an unreadable value",
+                "ended": ended, "printed": ""}
+    official = not nothing and not lost and check_equivalence(printed, expected)
     strict = not nothing and not ended and check_strict(printed, expected)
-    why = ended or ("failed: nothing printed" if nothing else "failed: wrong value")
-    return {"passed": official, "passed_strict": strict, "result": "passed" if official else why, "ended": ended,
-            "printed": text}
+    why = ended or f"failed: {lost or ('nothing printed' if nothing else 'wrong value')}"
+    return {"passed": official, "passed_strict": strict, "result": "passed" if official else why,
+            "ended": ended, "printed": "" if nothing else as_text(printed)}
+
+
+def as_text(printed) -> str:
+    """The beginning of a printed value, for the results: "" for an object that has no text."""
+    try:
+        return str(printed.array if isinstance(printed, Series) else printed)[:200]
+    except Exception:
+        return ""
 
 
 def judge_all(items, timeout=TIMEOUT, workers=CORES, unsafe=False):
-    """Run (program, expected value) pairs in isolation -> [(judge's dict, run again)], and how they were isolated."""
+    """Run (program, expected value) pairs in isolation -> [(judge's dict, run again)], and how they
+    were isolated."""
     def talk(item, channel, said):
         while not said or not said[-1]["end"]:
             message = channel.receive()
-            error = message.get("error")
+            error, lost = message.get("error"), message.get("lost")
             if message.get("secret") != secret or not {"printed", "end"} <= message.keys() or not (
-                    error is None or isinstance(error, str) and len(error) < 100):
+                    error is None or isinstance(error, str) and len(error) < 100) or not (
+                    isinstance(lost, str) and len(lost) < 100):
                 raise ValueError("not one of our messages")
             said[:] = [message]
         if said[-1]["error"] == "timed out":
             raise TimeoutError
+        return True             # what is left is that it ends, with code 0
 
     secret = secrets.token_hex(8)
     return run_programs(

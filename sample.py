@@ -6,48 +6,61 @@
 """
 import argparse
 import dataclasses
+import itertools
 import math
 import re
-import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from pathlib import Path
 
+from harness import flags
 from harness.cli import CORES, cli, one_line_errors
-from harness.flags import whole
+from harness.session import run_program, talk  # noqa: F401 (run_program is for who imports us)
 
 import numpy as np
 
 from data import get_tokenizer
 
 
-def parse_args(argv=None):
+def parser():
     p = one_line_errors(argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False))
-    p.add_argument("--ckpt", required="--plan" not in (sys.argv if argv is None else argv),
+    p.add_argument("--ckpt", type=flags.text,
                    help="a checkpoint folder, train.py's out_dir, or a Hugging Face folder")
-    p.add_argument("--prompt", help="continue this text; without it the multi-turn session starts")
-    p.add_argument("--num_samples", type=int, default=1, help="samples of the prompt (default 1)")
-    p.add_argument("--max_new_tokens", type=int, default=128, help="tokens to sample at most (default 128)")
-    p.add_argument("--temperature", type=float, default=0.2, help="0 is greedy (default 0.2)")
-    p.add_argument("--top_p", type=float, default=0.95, help="nucleus: probability mass kept (default 0.95)")
-    p.add_argument("--stop", action="append", default=[], help="end at this text; may be given several times")
-    p.add_argument("--seed", type=int, default=0, help="of the draws (default 0)")
-    p.add_argument("--dtype", choices=["float32", "bfloat16"], help="of the weights (default: the checkpoint's; "
-                   "bfloat16 is half the memory)")
-    p.add_argument("--mp_num", type=whole(1, 1024), help="of a Hugging Face folder: blocks of its fused "
-                   "qkv_proj (default 4; a CodeGen2 may have 8, and is asked for)")
-    p.add_argument("--plan", action="store_true", help="sample nothing: say what decoding --model takes on a TPU")
-    p.add_argument("--model", help="with --plan: a preset of model.py (default 350M)")
-    p.add_argument("--topology", help="with --plan: a TPU, like v5p:1x1x1; one chip decodes (default v4:1x1x1)")
+    p.add_argument("--prompt", type=flags.text, help="continue this text, - for that on standard "
+                   "input; without it the multi-turn session starts")
+    p.add_argument("--num_samples", type=flags.whole(1, 10 ** 6), default=1,
+                   help="samples of the prompt (default 1)")
+    p.add_argument("--max_new_tokens", type=flags.whole(1, 10 ** 6), default=128,
+                   help="tokens to sample at most (default 128)")
+    p.add_argument("--temperature", type=flags.number(0, 100), default=0.2,
+                   help="0 is greedy (default 0.2)")
+    p.add_argument("--top_p", type=flags.number(0, 1), default=0.95,
+                   help="nucleus: probability mass kept, 0 is greedy (default 0.95)")
+    p.add_argument("--stop", type=flags.text, action="append", default=[],
+                   help="end at this text, in which \\n is a new line; may be given several times")
+    p.add_argument("--seed", type=flags.seed, default=0, help="of the draws (default 0)")
+    p.add_argument("--dtype", choices=["float32", "bfloat16"], help="of the weights (default: the "
+                   "checkpoint's; bfloat16 is half the memory)")
+    p.add_argument("--unsafe", action="store_true",
+                   help="let the session's /run use your rights where nothing can isolate it")
+    p.add_argument("--mp_num", type=flags.whole(1, 1024),
+                   help="of a Hugging Face folder: blocks of its fused qkv_proj (default 4; a "
+                        "CodeGen2 may have 8, and is asked for)")
+    p.add_argument("--plan", action="store_true",
+                   help="sample nothing: say what decoding --model takes on a TPU")
+    p.add_argument("--model", type=flags.text,
+                   help="with --plan: a preset of model.py (default 350M)")
+    p.add_argument("--topology", type=flags.text, help="with --plan: a TPU, like v5p:1x1x1; one "
+                   "chip decodes (default v4:1x1x1)")
+    return p
+
+
+def parse_args(argv=None):
+    p = parser()
     args = p.parse_args(argv)
-    for name, low, high in (("num_samples", 1, 10 ** 6), ("max_new_tokens", 1, 10 ** 6), ("temperature", 0, 100),
-                            ("top_p", 0, 1)):
-        if not low <= getattr(args, name) <= high:
-            p.error(f"--{name} {getattr(args, name)} must lie between {low} and {high}")
-    if args.prompt == "":
-        p.error("--prompt is empty: give at least one character")
+    if not (args.ckpt or args.plan or args.model or args.topology):
+        p.error("the following arguments are required: --ckpt")
     return args
 
 
@@ -98,6 +111,12 @@ def truncate_function(text: str) -> str:
 def cut_at(stops, text: str) -> str:
     """Cut at the first of some literal strings."""
     return text[:min((i for s in stops if (i := text.find(s)) >= 0), default=len(text))]
+
+
+def unescape(text: str) -> str:
+    """Read \\n, \\r, \\t, \\\\, \\x41 and \\u3002; every other character stands for itself."""
+    return re.sub(r"\\([nrt\\]|x[0-9a-fA-F]{2}|u[0-9a-fA-F]{4})",
+                  lambda found: found[0].encode().decode("unicode_escape"), text)
 
 
 # ------------------------------------------------- nucleus sampling ----------------------------------------------
@@ -223,7 +242,7 @@ class Chat:
     def __init__(self, params, config: Config, tokenizer, rows: int, temperature=0.2, top_p=0.95, seed=0,
                  sample_ids=None):
         self.params, self.config, self.tokenizer = params, config, tokenizer
-        self.temperature, self.top_p, self.seed = float(temperature), float(top_p), seed
+        self.temperature, self.top_p, self.seed = float(temperature), float(top_p), np.uint32(seed)
         self.sample_ids = jnp.asarray(range(rows) if sample_ids is None else list(sample_ids), jnp.int32)
         self.texts = [""] * rows
         self.held = [[] for _ in range(rows)]      # the tokens whose keys and values the cache holds
@@ -247,51 +266,65 @@ class Chat:
         """Set every row's whole history. What agrees with the cache is not computed again."""
         self.texts = list(texts)
 
-    def turn(self, texts, max_new_tokens, stop=(), stream=None, keep_newest=False):
-        """Append texts[b] to row b and sample its continuation -> [(text, reason)], reason "eos", "stop" or "length".
-
-        stop: literal strings, or one of the truncate rules above. max_new_tokens: one number, or one a row; a row
-        also ends where the context is full. stream(text so far) is called for row 0 as it grows. A history that
-        leaves no room raises ValueError, or with keep_newest loses its oldest tokens (self.dropped says how many).
-        """
-        cut = stop if callable(stop) else partial(cut_at, stop)
-        self.texts = [old + new for old, new in zip(self.texts, texts)]
-        budget = np.broadcast_to(np.asarray(max_new_tokens, np.int32), len(texts)).copy()
-        new, keep = [], []
-        for b, text in enumerate(self.texts):
-            ids = self.tokenizer.encode(text)
-            if not ids:
-                raise ValueError("the prompt is empty: give at least one character")
-            room = self.config.block_size - (min(int(budget[b]), self.config.block_size // 2) if keep_newest else 1)
-            if len(ids) > room and not keep_newest:
-                raise ValueError(f"the prompt has {len(ids)} tokens and the context {self.config.block_size}: shorten it")
-            self.dropped[b] = max(0, len(ids) - room)
-            ids = ids[self.dropped[b]:]
-            same = next((i for i, (x, y) in enumerate(zip(ids, self.held[b])) if x != y), min(len(ids), len(self.held[b])))
-            same = min(same, len(ids) - 1)         # the last token is always run: its logits are what we draw from
-            keep.append(same)
-            new.append(ids[same:])
-            self.held[b] = ids
-            budget[b] = min(budget[b], self.config.block_size - len(ids))
-
-        need = max(len(ids) + int(n) for ids, n in zip(self.held, budget))
+    def read(self, whole, keep, budget, stream):
+        """Fill the cache with each row's tokens, keep[b] of which it holds, room for budget[b] more
+        -> the logits that follow (B, V)."""
+        self.held = [[] for _ in whole]         # until all are read: `stream` may raise
+        need = max(len(ids) + int(n) for ids, n in zip(whole, budget))
         if need > self.room:
-            self.make_room(bucket(need, self.least))           # twice the room, so that few turns need a new program
+            self.make_room(bucket(need, self.least))    # twice the room: few turns compile anew
+        new = [ids[n:] for ids, n in zip(whole, keep)]
         self.tokens_run += sum(map(len, new))
         logits = jnp.zeros((len(new), self.config.vocab_size), jnp.float32)
         for start in range(0, max(map(len, new)), piece()):
+            if stream:
+                stream("")
             ids, counts = np.zeros((len(new), piece()), np.int32), np.zeros(len(new), np.int32)
             for b, tokens in enumerate(new):
                 tokens = tokens[start:start + piece()]
                 ids[b, :len(tokens)], counts[b] = tokens, len(tokens)
-            held = np.array([n + min(start, len(tokens)) for n, tokens in zip(keep, new)], np.int32)
+            held = np.array([n + min(start, len(t)) for n, t in zip(keep, new)], np.int32)
             logits, news = prefill(self.params, ids, self.cache, logits, held, counts, self.config)
             self.cache = settle(self.cache, news, held)
+        self.held = whole
+        return logits
+
+    def turn(self, texts, max_new_tokens, stop=(), stream=None, keep_newest=False):
+        """Append texts[b] to row b and sample its continuation -> [(text, reason)], reason "eos",
+        "stop" or "length".
+
+        stop: literal strings, or one of the truncate rules above. max_new_tokens: one number, or
+        one a row; a row also ends where the context is full. A history that leaves no room raises
+        ValueError, or with keep_newest loses its oldest tokens (self.dropped says how many).
+        stream(text so far) is called for row 0 as the prompt is read ("") and as the text grows,
+        without a character that is not whole yet. It may raise to end the turn: then rewrite.
+        """
+        cut = stop if callable(stop) else partial(cut_at, stop)
+        histories = [old + new for old, new in zip(self.texts, texts)]
+        budget = np.broadcast_to(np.asarray(max_new_tokens, np.int32), len(texts)).copy()
+        whole, keep, dropped = [], [], []       # tokens of each row; of them in the cache; cut off
+        for b, text in enumerate(histories):
+            ids, context = self.tokenizer.encode(text), self.config.block_size
+            if not ids:
+                raise ValueError("the prompt is empty: give at least one character")
+            room = context - (min(int(budget[b]), context // 2) if keep_newest else 1)
+            if len(ids) > room and not keep_newest:
+                raise ValueError(f"the prompt has {len(ids)} tokens and the context {context}: "
+                                 "shorten it")
+            dropped.append(max(0, len(ids) - room))
+            ids = ids[dropped[b]:]
+            agree = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(ids, self.held[b]))
+            # The last token is always run: its logits are what we draw from.
+            keep.append(min(sum(1 for _ in agree), len(ids) - 1))
+            whole.append(ids)
+            budget[b] = min(budget[b], context - len(ids))
+        self.texts, self.dropped = histories, dropped
+        logits = self.read(whole, keep, budget, stream)
 
         lengths = jnp.asarray([len(ids) for ids in self.held], jnp.int32)
         done, left = jnp.asarray(budget <= 0), jnp.asarray(budget)
-        made, ended = [[] for _ in new], [False] * len(new)
-        texts, reasons = [""] * len(new), ["length"] * len(new)
+        made, ended = [[] for _ in whole], [False] * len(whole)
+        texts, reasons = [""] * len(whole), ["length"] * len(whole)
         while not all(ended):
             # Stop rules look at decoded text, on the host: a few tokens at a time, then a look at every row.
             held = lengths
@@ -301,7 +334,7 @@ class Chat:
                 steps=4 if stream else 16)
             self.cache = settle(self.cache, news, held)
             out, finished = np.asarray(out), np.array(done)
-            for b in range(len(new)):
+            for b in range(len(whole)):
                 if ended[b]:
                     continue
                 ids = [int(t) for t in out[b] if t >= 0]
@@ -315,7 +348,7 @@ class Chat:
                 elif finished[b]:
                     ended[b], reasons[b] = True, "eos" if self.tokenizer.eot in made[b] else "length"
             if stream:
-                stream(texts[0])
+                stream(texts[0].rstrip("\ufffd"))
             done = jnp.asarray(finished | np.array(ended))
         self.texts = [old + text for old, text in zip(self.texts, texts)]
         return list(zip(texts, reasons))
@@ -356,8 +389,11 @@ class Chats:
         return [n for chat in self.chats for n in chat.dropped]
 
 
-def generate(params, config, tokenizer, prompts, max_new_tokens=128, temperature=0.2, top_p=0.95, seed=0, stop=(),
-             sample_ids=None, batch_size=64):
+BATCH = 64      # rows that run together
+
+
+def generate(params, config, tokenizer, prompts, max_new_tokens=128, temperature=0.2, top_p=0.95,
+             seed=0, stop=(), sample_ids=None, batch_size=BATCH):
     """Continue each prompt -> [(text, reason)], in order. Raises ValueError for an empty or too long prompt.
 
     Row b's text depends on (seed, prompts[b], sample_ids[b]) and not on the rows beside it; sample_ids defaults to
@@ -426,76 +462,34 @@ def load(ckpt, dtype=None, mp_num=None):
 PREFIX = "# Import libraries.\n\nimport numpy as np\n\n"      # every history of the paper's benchmark begins with it
 
 
-def run_program(text: str, seconds=5) -> str:
-    """Run a program of the session on its owner's request, in a process of its own, and return what it printed."""
-    try:
-        done = subprocess.run([sys.executable, "-I", "-c", text], capture_output=True, text=True, timeout=seconds,
-                              stdin=subprocess.DEVNULL)
-    except subprocess.TimeoutExpired:
-        return f"(stopped after {seconds} s)\n"
-    return done.stdout + done.stderr
-
-
-HELP = "/run the program   /undo the last turn   /again: sample it anew   /save FILE   /quit"
-
-
 def session(params, config, tokenizer, args):
-    """Each line is a turn; the model answers with a subprogram and sees all that came before (paper, section 4)."""
-    live = sys.stdin.isatty()
-    histories, asked, tries = [PREFIX], [], 0
+    """Each line is a turn; the model answers with a subprogram and sees all that came before
+    (paper, section 4)."""
     chat = Chat(params, config, tokenizer, 1, args.temperature, args.top_p, args.seed)
-    if live:
-        print(f"Say what you want, turn by turn. {HELP}\n")
+    program = lambda turns: PREFIX + "".join(f"# {line}\n{code}\n\n" for line, code in turns)
 
-    def answer(line):
-        shown = ""
-
-        def stream(text):
-            nonlocal shown
-            print(text[len(shown):].rstrip("\n") if not shown else text[len(shown):], end="", flush=True)
-            shown = text
-        chat.rewrite([histories[-1]])
-        # A retried turn has to differ: it draws as another sample.
-        chat.sample_ids = jnp.asarray([tries], jnp.int32)
-        (text, reason), = chat.turn([f"# {line}\n"], args.max_new_tokens, truncate_turn, stream if live else None,
+    def answer(turns, line, sample, stream):
+        chat.rewrite([program(turns)])
+        chat.sample_ids = jnp.asarray([sample], jnp.int32)
+        (text, reason), = chat.turn([f"# {line}\n"], args.max_new_tokens, truncate_turn, stream,
                                     keep_newest=True)
-        if live:
-            print(text[len(shown):].rstrip("\n") + ("" if reason == "stop" else f"\n({reason})"))
         if chat.dropped[0]:
-            print(f"(the history outgrew the context: its oldest {chat.dropped[0]} tokens are no longer seen)",
-                  file=sys.stderr)
-        histories.append(histories[-1] + f"# {line}\n" + text.rstrip("\n") + "\n\n")
+            print(f"(the history outgrew the context: its oldest {chat.dropped[0]} tokens are no "
+                  "longer seen)", file=sys.stderr)
+        return text.rstrip("\n"), reason
 
-    while True:
-        try:
-            line = input("> ") if live else sys.stdin.readline()
-        except EOFError:
-            break
-        if not live and not line:
-            break
-        line = line.strip()
-        command, _, rest = line.partition(" ")
-        if command == "/quit":
-            break
-        elif command == "/run":
-            print(run_program(histories[-1]), end="")
-        elif command in ("/undo", "/again") and asked:
-            histories.pop()
-            last = asked.pop()
-            if command == "/again":
-                tries += 1
-                asked.append(last)
-                answer(last)
-        elif command == "/save" and rest:
-            Path(rest).write_text(histories[-1])
-            print(f"saved {rest}")
-        elif line.startswith("/"):
-            print(HELP if asked else "nothing yet. " + HELP)
-        elif line:
-            asked.append(line)
-            answer(line)
-    if not live:
-        print(histories[-1].rstrip("\n"))
+    talk(answer, program, args.unsafe)
+
+
+def read_prompt() -> str:
+    """--prompt -: all of standard input, which is UTF-8."""
+    try:
+        prompt = sys.stdin.buffer.read().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"--prompt -: what comes in is no UTF-8 text ({error})") from None
+    if not prompt:
+        raise ValueError("--prompt -: nothing came in, give at least one character")
+    return prompt
 
 
 def main():
@@ -503,16 +497,18 @@ def main():
     if args.plan or args.model or args.topology:
         from plan.decoding import main as plan_main
         return plan_main(args)
-    sys.stdout.reconfigure(errors="replace")       # a sampled half of a character must not end the program
+    prompt = read_prompt() if args.prompt == "-" else args.prompt
     tpu_mesh.find_devices()
     config, params, tokenizer = load(args.ckpt, args.dtype, args.mp_num)
-    if args.prompt is None:
+    if prompt is None:
         return session(params, config, tokenizer, args)
-    stop = tuple(s.encode().decode("unicode_escape") for s in args.stop)
-    samples = generate(params, config, tokenizer, [args.prompt] * args.num_samples, args.max_new_tokens,
-                       args.temperature, args.top_p, args.seed, stop)
-    for i, (text, reason) in enumerate(samples):
-        print(f"----- sample {i} (ended by {reason})\n{args.prompt}{text}")
+    stop = tuple(map(unescape, args.stop))
+    for start in range(0, args.num_samples, BATCH):         # many are shown as they come
+        ids = range(start, min(start + BATCH, args.num_samples))
+        samples = generate(params, config, tokenizer, [prompt] * len(ids), args.max_new_tokens,
+                           args.temperature, args.top_p, args.seed, stop, ids)
+        for i, (text, reason) in zip(ids, samples):
+            print(f"----- sample {i} (ended by {reason})\n{prompt}{text}", flush=True)
 
 
 if __name__ == "__main__":

@@ -24,6 +24,9 @@ def whole(low, high=2 ** 31 - 1):
     return whole_number
 
 
+seed = whole(0, 2 ** 32 - 1)        # what a key of JAX takes without 64-bit integers
+
+
 def number(low, high=1e9):
     """A finite number from low to high."""
     def real_number(text):

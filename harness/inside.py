@@ -1,35 +1,47 @@
 """Inside: a program, its limits and its walls.
 
-A warm parent, the zygote, has imported what programs import most, and numpy where one of them does. It forks a process for
-each program and, when told to, kills whatever that process left. Isolated by the kernel it is process 1 of its own
-namespaces. This file travels whole to the isolated process (see outside.Worker). It imports little, since a fork copies the
-page tables of every library.
+A warm parent, the zygote, has imported what programs import most, and numpy where one of them does.
+It forks a process for each program, watches it from where the program cannot reach, says how it
+ended and kills whatever it left. Isolated by the kernel it is process 1 of its own namespaces. This
+file travels whole to the isolated process (see outside.Worker). It imports little, since a fork
+copies the page tables of every library.
 """
 import contextlib
 import ctypes
+import fcntl
 import gc
 import math
 import os
 import resource
+import select
 import signal
 import socket
 import struct
 import tempfile
 import time
 
+from harness.filter import compiled, forbid_calls, program_filter, zygote_filter
 from harness.messages import Channel
 
-MEMORY = 2 << 30            # bytes of address space for each process of a program
+MEMORY = 2 << 30            # bytes of address space for a process, of memory for all of a program
 SCRATCH = 16 << 20          # bytes of one file that it may write; four times that in all
 PROCESSES = 64              # processes and threads that it may have
+WATCH = 0.05                # seconds between two looks at how much memory they use together
+FIRST_PID = 100             # every program finds itself with the number after this one
+UNUSED = 1_879_048_192      # the first of the host's user numbers that nobody hands out
 
 libc = ctypes.CDLL(None, use_errno=True)
-# From <linux/sched.h>, <linux/mount.h>, <linux/prctl.h>.
-NEWNS, NEWUTS, NEWIPC, NEWUSER, NEWPID, NEWNET = (1 << bit for bit in (17, 26, 27, 28, 29, 30))
-MS_NOSUID, MS_NODEV, MS_BIND, MS_REC, MS_PRIVATE = 2, 4, 4096, 16384, 1 << 18
+# From <linux/sched.h>, <linux/mount.h>, <linux/prctl.h>, <linux/sockios.h>.
+NEWNS, NEWCGROUP, NEWUTS, NEWIPC = 1 << 17, 1 << 25, 1 << 26, 1 << 27
+NEWUSER, NEWPID, NEWNET = 1 << 28, 1 << 29, 1 << 30
+MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC = 1, 2, 4, 8
+MS_BIND, MS_REC, MS_PRIVATE, MNT_DETACH = 4096, 16384, 1 << 18, 2
 MOUNT_SETATTR, AT_FDCWD, AT_RECURSIVE, ATTR_RDONLY_NOSUID = 442, -100, 0x8000, 1 | 2
-PR_SET_SECCOMP, PR_CAPBSET_DROP, PR_SET_CHILD_SUBREAPER, PR_SET_NO_NEW_PRIVS = 22, 24, 36, 38
+PIVOT_ROOT = {"x86_64": 155, "aarch64": 41}
+PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_CAPBSET_DROP = 1, 4, 24
+PR_SET_CHILD_SUBREAPER, PR_SET_NO_NEW_PRIVS = 36, 38
 NO_CAPABILITIES = (ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)()
+SIOCSIFFLAGS, IFF_UP = 0x8914, 1
 
 
 def kernel(call, *args):
@@ -45,101 +57,235 @@ def write(path, text):
         file.write(text)
 
 
-def forbid_calls():
-    """Take away what namespaces do not divide: the kernel's keyrings, and every socket but local and internet ones (a
-    virtual machine's sockets reach its host). A seccomp filter, a little program for each system call's number and
-    arguments; on processors that are not in the table there is none."""
-    table = {"x86_64": (0xC000003E, 248, 41), "aarch64": (0xC00000B7, 217, 198)}
-    if os.uname().machine not in table:
-        return
-    arch, keys, new_socket = table[os.uname().machine]      # add_key, request_key and keyctl have numbers in a row
-    load, equal, above, end, allow, refuse = 0x20, 0x15, 0x35, 0x06, 0x7FFF0000, 0x50000 | 38      # ENOSYS
-    program = [
-        (load, 0, 0, 4), (equal, 0, 10, arch),              # another architecture's calls: refuse
-        (load, 0, 0, 0), (above, 8, 0, 0x40000000),         # the number; x32's: refuse
-        (above, 0, 1, keys), (above, 0, 6, keys + 3),       # a keyring's: refuse
-        (equal, 0, 4, new_socket), (load, 0, 0, 16),        # socket(family): AF_UNIX, AF_INET and AF_INET6 are allowed
-        (equal, 2, 0, 1), (equal, 1, 0, 2), (equal, 0, 1, 10),
-        (end, 0, 0, allow), (end, 0, 0, refuse)]
-    code = ctypes.create_string_buffer(b"".join(struct.pack("=HBBI", *line) for line in program))
-    filter_program = (ctypes.c_uint64 * 2)(len(program), ctypes.addressof(code))
-    kernel("prctl", PR_SET_SECCOMP, 2, ctypes.byref(filter_program), 0, 0)
+def die_with_parent(parent=None):
+    """The kernel kills this process when the one that started it is gone, however that ended.
+    parent: its number, where we could not see otherwise that it has gone already."""
+    if hasattr(libc, "prctl"):
+        libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if parent not in (None, os.getppid()):
+        os._exit(1)
 
 
-def enter_namespaces(root, readable):
-    """Return as process 1 of new namespaces in which `root` shows the readable paths, read-only, and nothing else: no
-    home, no project, no network, no other process. OSError where the kernel does not allow it."""
-    uid, gid = os.getuid(), os.getgid()
-    kernel("unshare", NEWNS | NEWPID | NEWNET | NEWIPC | NEWUTS | (NEWUSER if uid else 0))
-    if uid:                                     # an ordinary user is root in there, over nothing but its namespaces
-        write("/proc/self/setgroups", "deny")
-        write("/proc/self/uid_map", f"0 {uid} 1")
-        write("/proc/self/gid_map", f"0 {gid} 1")
+# ------------------------------------------- the walls --------------------------------------------
+
+def new_user(uid, gid):
+    """Be root of a new user namespace: over nothing but what is made in there. Where we are root,
+    programs get a user of their own, 1 in there, which on the host is a number that nobody has.
+
+    Another process writes who is who, because one that has just come in has no right to."""
+    pid, (theirs, ours) = os.getpid(), os.pipe()
+    writer = os.fork()
+    if writer == 0:
+        code = 1
+        try:
+            os.close(ours)
+            if os.read(theirs, 1):
+                others = "" if uid else f"\n1 {UNUSED + pid % (1 << 22)} 1"
+                if uid:
+                    write(f"/proc/{pid}/setgroups", "deny")
+                write(f"/proc/{pid}/uid_map", f"0 {uid} 1" + others)
+                write(f"/proc/{pid}/gid_map", f"0 {gid} 1" + others)
+                code = 0
+        finally:
+            os._exit(code)
+    os.close(theirs)
+    try:
+        kernel("unshare", NEWUSER)
+        os.write(ours, b"x")
+    finally:
+        os.close(ours)
+        code = os.waitpid(writer, 0)[1]
+    if code:
+        raise OSError("the kernel does not map users for us")
+
+
+def loopback_up():
+    """A new network namespace holds one device, and that is off: on with it, so that a program can
+    speak to itself."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        fcntl.ioctl(sock, SIOCSIFFLAGS, struct.pack("16sH14x", b"lo", IFF_UP))
+
+
+def show(source, target, empty, mounted):
+    """Let a path of the host be seen. A folder by an overlay where the kernel can: then locks and
+    watches on its files are not those of the host's, nor those of another sandbox."""
+    os.makedirs(os.path.dirname(target), exist_ok=True)
+    if os.path.islink(source):                  # /bin -> usr/bin
+        os.symlink(os.readlink(source), target)
+    elif os.path.isdir(source):
+        os.mkdir(target)
+        odd = set(source) & set(":,\\") or any(m.startswith(source + "/") for m in mounted)
+        try:
+            if odd:
+                raise OSError("an overlay would not show what is mounted in there")
+            kernel("mount", "overlay", target, "overlay", MS_RDONLY, f"lowerdir={source}:{empty}")
+        except OSError:
+            kernel("mount", source, target, None, MS_BIND | MS_REC, None)
+    elif source.startswith("/dev/"):
+        write(target, "")
+        kernel("mount", source, target, None, MS_BIND, None)
+    else:
+        with open(source, "rb") as old, open(target, "wb") as new:
+            new.write(old.read())
+
+
+def enter_namespaces(readable):
+    """Return as process 1 of new namespaces whose root shows the readable paths, read-only, and
+    nothing else: no home, no project, no network, no other process. OSError where the kernel does
+    not allow it. -> a descriptor of /proc for these processes, or None."""
+    with open("/proc/self/mountinfo") as lines:
+        mounted = [line.split()[4] for line in lines]
+    new_user(os.getuid(), os.getgid())
+    die_with_parent()
+    kernel("unshare", NEWNS | NEWPID | NEWNET | NEWIPC | NEWUTS | NEWCGROUP)
+    pid = os.fork()                             # only a child is in the new process namespace
+    if pid:
+        os._exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) & 255)
+    die_with_parent()
+    socket.sethostname("sandbox")
+    loopback_up()
     kernel("mount", None, "/", None, MS_REC | MS_PRIVATE, None)
-    kernel("mount", "tmpfs", root, "tmpfs", MS_NOSUID, "mode=755,size=1m")
-    for source in readable:
-        target = root + source
-        if os.path.lexists(target):
-            continue
-        os.makedirs(os.path.dirname(target), exist_ok=True)
-        if os.path.islink(source):              # /bin -> usr/bin
-            os.symlink(os.readlink(source), target)
-            continue
-        os.mkdir(target) if os.path.isdir(source) else write(target, "")
-        kernel("mount", source, target, None, MS_BIND | MS_REC, None)
+    proc = None
+    with contextlib.suppress(OSError):          # a container that hides parts of its own /proc
+        kernel("mount", "proc", "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, None)
+        proc = os.open("/proc", os.O_RDONLY)
+    # a folder that is everywhere and that nobody reads from
+    root = "/proc"
+    kernel("mount", "tmpfs", root, "tmpfs", MS_NOSUID, "mode=755,size=16m,nr_inodes=4096")
     os.mkdir(root + "/scratch")
+    os.mkdir(root + "/empty")
+    for source in readable:
+        if not os.path.lexists(root + source):
+            show(source, root + source, root + "/empty", mounted)
     for place in ("/tmp", "/dev/shm"):          # /tmp is there when Python lives in it
         if not os.path.lexists(root + place):
             os.symlink("/scratch", root + place)
     attributes = (ctypes.c_uint64 * 4)(ATTR_RDONLY_NOSUID, 0, 0, 0)
     kernel("syscall", MOUNT_SETATTR, AT_FDCWD, root, AT_RECURSIVE, ctypes.byref(attributes), 32)
-    pid = os.fork()                             # only a child is in the new process namespace
-    if pid:
-        os._exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) & 255)
+    # what else is mounted is then gone, not only out of sight
+    os.chdir(root)
+    if os.uname().machine not in PIVOT_ROOT:
+        raise OSError("pivot_root: its number is not known on this machine")
+    kernel("syscall", PIVOT_ROOT[os.uname().machine], ".", "empty")
+    kernel("umount2", "/empty", MNT_DETACH)
+    os.chdir("/")
     # What process 1 can do by itself from here on, no program that it starts can get back.
     capability = 0
     while libc.prctl(PR_CAPBSET_DROP, capability, 0, 0, 0) == 0:
         capability += 1
-    if not uid:
-        os.setgroups([])
+    return proc
 
 
-def confine(isolation, root, scratch, seconds, uid):
-    """The last steps before the program: its scratch folder, its limits, and no right that could undo them."""
+def confine(isolation, scratch, seconds, own_user):
+    """The last steps before the program: its scratch folder, its limits, and no right that could
+    undo them."""
     if isolation == "namespaces":
-        kernel("unshare", NEWNS | NEWIPC)       # so the mount below is gone with the process
-        kernel("mount", "tmpfs", root + scratch, "tmpfs", MS_NOSUID | MS_NODEV, f"mode=1777,size={4 * SCRATCH},nr_inodes=4096")
-        os.chdir(root)
-        os.chroot(root)                         # no way back without capabilities; and chrooted, no user namespaces either
+        kernel("unshare", NEWNS)                # so the mount below is gone with the process
+        kernel("mount", "tmpfs", scratch, "tmpfs", MS_NOSUID | MS_NODEV,
+               f"mode=1777,size={4 * SCRATCH},nr_inodes=4096")
     os.chdir(scratch)
     os.environ["HOME"] = os.environ["TMPDIR"] = tempfile.tempdir = scratch
-    nothing = os.open("/dev/null", os.O_RDWR)   # opened anew: flags and locks on it must not outlive the program
+    # opened anew: its flags must not outlive the program
+    nothing = os.open("/dev/null", os.O_RDWR)
     for descriptor in range(3):
         os.dup2(nothing, descriptor)
     os.close(nothing)
     os.setsid()
-    limits = {"CPU": math.ceil(seconds) + 2, "AS": MEMORY, "FSIZE": SCRATCH, "CORE": 0, "NOFILE": 64}
+    limits = {"CPU": math.ceil(seconds) + 2, "AS": MEMORY, "FSIZE": SCRATCH, "CORE": 0,
+              "NOFILE": 64}
     if isolation != "none":                     # elsewhere it would count all that the user runs
-        limits["NPROC"] = PROCESSES
+        limits |= {"NPROC": PROCESSES, "MEMLOCK": 1 << 16, "MSGQUEUE": 0}
     for name, limit in limits.items():
-        with contextlib.suppress(ValueError, OSError):      # macOS knows the names and refuses some values
+        # macOS knows names and refuses some values
+        with contextlib.suppress(ValueError, OSError):
             resource.setrlimit(getattr(resource, f"RLIMIT_{name}"), (limit, limit))
-    if isolation == "namespaces":
-        if uid:
-            os.setresgid(uid, uid, uid)
-            os.setresuid(uid, uid, uid)
+    if own_user:
+        os.setresgid(1, 1, 1)
+        os.setresuid(1, 1, 1)
+        # who changes the user is else hidden from the zygote
+        libc.prctl(PR_SET_DUMPABLE, 1, 0, 0, 0)
+    if isolation != "none":
         kernel("capset", *NO_CAPABILITIES)
+        forbid_calls(program_filter)
+
+
+# --------------------------------------- watching a program ---------------------------------------
+
+def tell(proc, path):
+    """The text of a file of /proc; "" where it cannot be read."""
+    if proc is not None:
+        with contextlib.suppress(OSError):
+            descriptor = os.open(path, os.O_RDONLY, dir_fd=proc)
+            try:
+                return os.read(descriptor, 1 << 16).decode()
+            finally:
+                os.close(descriptor)
+    return ""
+
+
+def waited(text) -> float:
+    """Seconds that a process was ready to run and had no processor, from its schedstat."""
+    fields = text.split()
+    return int(fields[1]) / 1e9 if len(fields) == 3 else 0.0
+
+
+def kept_waiting(proc, pid) -> float:
+    """Seconds that a program was kept from the processor, 0 for one that stepped back by itself."""
+    with contextlib.suppress(OSError, AttributeError):
+        if os.getpriority(os.PRIO_PROCESS, pid) == os.getpriority(os.PRIO_PROCESS, 0) and \
+                os.sched_getaffinity(pid) == os.sched_getaffinity(0):
+            return waited(tell(proc, f"{pid}/schedstat"))
+    return 0.0
+
+
+def too_much(proc) -> bool:
+    """Whether the processes of a program use more memory together than one of them may."""
+    if proc is None:
+        return False
+    page = os.sysconf("SC_PAGE_SIZE")
+    pids = [name for name in os.listdir(proc) if name.isdigit() and name != "1"]
+    sizes = [int((tell(proc, f"{pid}/statm").split() or "00")[1]) * page for pid in pids]
+    if len(pids) < 2 or sum(sizes) <= MEMORY:
+        return False
+    shares = 0                                  # what forks still share counts once
+    for pid in pids:
+        lines = tell(proc, f"{pid}/smaps_rollup").splitlines()[1:]
+        shares += sum(int(line.split()[1]) << 10 for line in lines if line.startswith("Pss:"))
+    return shares > MEMORY
+
+
+def follow(control, isolation, proc, pid):
+    """Watch a program until the scorer asks how it ended -> (exit code or None, processor seconds,
+    whether its memory was too much, seconds that it waited for the processor)."""
+    asked, look, too_large = None, time.monotonic() + WATCH, False
+    while True:
+        if asked is None:
+            if select.select([control.sock], [], [], WATCH)[0]:
+                asked = time.monotonic() + control.receive()["patience"]
+        else:
+            ended, status, usage = os.wait4(pid, os.WNOHANG)
+            if ended:
+                return os.waitstatus_to_exitcode(status), sum(usage[:2]), too_large, 0.0
+            if time.monotonic() >= asked:
+                return None, 0.0, too_large, kept_waiting(proc, pid)
+            time.sleep(0.0005)
+        if isolation == "namespaces" and time.monotonic() > look:
+            look = time.monotonic() + WATCH
+            if not too_large and too_much(proc):
+                too_large = True
+                os.kill(-1, signal.SIGKILL)
 
 
 def kill_all(isolation, pid):
     """Kill what the program left running and wait for it all -> its processor time, in seconds."""
     used = 0.0
     while True:
-        found = [-1]            # to process 1 of a namespace -1 is everything else in it, and no fork slips through
+        found = [-1]            # to process 1 all else in its namespace, and no fork slips through
         if isolation == "none":                 # its group, and the orphans that came to us
             found = [-pid, pid]
-            with contextlib.suppress(OSError), open(f"/proc/self/task/{os.getpid()}/children") as children:
-                found += map(int, children.read().split())
+            children = f"/proc/self/task/{os.getpid()}/children"
+            with contextlib.suppress(OSError), open(children) as numbers:
+                found += map(int, numbers.read().split())
         for number in found:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.kill(number, signal.SIGKILL)
@@ -147,6 +293,56 @@ def kill_all(isolation, pid):
             used += sum(os.wait4(-1, 0)[2][:2])
         except ChildProcessError:
             return used
+
+
+def vitals():
+    """What a program of the same user could do to its zygote from afar."""
+    names = [name for name in dir(resource) if name.startswith("RLIMIT_")]
+    limits = [resource.getrlimit(getattr(resource, name)) for name in names]
+    affinity = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None
+    return limits, os.getpriority(os.PRIO_PROCESS, 0), affinity
+
+
+def fresh_network(proc):
+    """A new network namespace, where a program has sent something in the one that we are in: what
+    it left there (closed connections, counters) the next one could see. A new one always would cost
+    1 ms a program."""
+    devices = tell(proc, "self/net/dev").splitlines()[2:]
+    if proc is None or any(int(device.split()[10]) for device in devices):
+        kernel("unshare", NEWNET)
+        loopback_up()
+
+
+# ---------------------------------------- folders outside -----------------------------------------
+
+def new_folder(inside):
+    """A folder for scratch folders, where programs are not isolated -> its path and a lock on it
+    that says that we are there."""
+    folder = tempfile.mkdtemp(prefix="codegen-", dir=inside)
+    try:
+        lock = os.open(folder + "/.lock", os.O_CREAT | os.O_RDWR, 0o600)
+        fcntl.flock(lock, fcntl.LOCK_EX)
+    except OSError:             # a full disk
+        os.rmdir(folder)
+        raise
+    return folder, lock
+
+
+def sweep(inside):
+    """Remove the folders of earlier runs that were killed. Ours is what has a lock that nobody
+    holds."""
+    for name in os.listdir(inside):
+        folder = os.path.join(inside, name)
+        if not name.startswith("codegen-") or os.path.islink(folder):
+            continue
+        with contextlib.suppress(OSError):
+            lock = os.open(folder + "/.lock", os.O_RDWR | os.O_NOFOLLOW)
+            try:
+                if os.fstat(lock).st_uid == os.getuid():
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    remove(folder)
+            finally:
+                os.close(lock)
 
 
 def remove(folder):
@@ -158,76 +354,103 @@ def remove(folder):
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def vitals():
-    """What a program of the same user could do to its zygote from afar."""
-    limits = [resource.getrlimit(getattr(resource, n)) for n in dir(resource) if n.startswith("RLIMIT_")]
-    affinity = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None
-    return limits, os.getpriority(os.PRIO_PROCESS, 0), affinity
+# ------------------------------------------- the zygote -------------------------------------------
+
+def prepare(isolation, readable):
+    """Go behind the walls -> whether programs have a user of their own there, /proc or
+    None, and whether there is a filter of system calls."""
+    # process 1 gets no signal that it does not ask for
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_DFL)
+    # where memory runs out, a program goes first
+    if os.path.exists("/proc/self/oom_score_adj"):
+        write("/proc/self/oom_score_adj", "1000")
+    own_user, proc = False, None
+    if isolation == "namespaces":
+        own_user = os.getuid() == 0
+        proc = enter_namespaces(readable)
+        if own_user:
+            os.setgroups([])
+    elif isolation == "none":
+        if hasattr(libc, "prctl"):
+            libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+        proc = os.open("/proc", os.O_RDONLY) if os.path.isdir("/proc/self") else None
+    filtered = False
+    if isolation != "none":
+        kernel("prctl", PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+        filtered = forbid_calls(zygote_filter)
+        compiled(program_filter)
+    return own_user, proc, filtered
 
 
-def zygote(control_fd, isolation, root, readable, run):
+def zygote(control_fd, isolation, inside, readable, run):
     """Fork a process for each program, which is to run(channel, job).
 
-    Over the control socket comes {"seconds": s} with the descriptor of the program's channel; later {"patience": p}
-    asks how the program ended, waiting so many seconds at most, and has everything killed. The answer is {"code": exit
-    code, negative for a signal, null when it had to be killed, "cpu": seconds, "fit": whether another can follow}."""
+    inside: the folder for a scratch folder outside. Over the control socket comes {"seconds": s}
+    with the descriptor of the program's channel; later {"patience": p} asks how the program ended,
+    waiting so many seconds at most, and has everything killed. The answer is {"code": exit code,
+    negative for a signal, null when it had to be killed, "cpu" and "waited": seconds, "memory":
+    whether it was ended for it, "fit": whether another can follow}."""
     sock = socket.socket(fileno=control_fd)
-    control, uid = Channel(sock), 0
+    control, folder = Channel(sock), None
     try:
-        for number in (signal.SIGINT, signal.SIGTERM):      # process 1 gets no signal that it does not ask for
-            signal.signal(number, signal.SIG_DFL)
-        if os.path.exists("/proc/self/oom_score_adj"):      # where memory runs out, a program goes first
-            write("/proc/self/oom_score_adj", "1000")
-        if isolation == "namespaces":
-            uid = 20_000 + os.getpid() % 30_000 if os.getuid() == 0 else 0      # a user of its own, for limits of its own
-            enter_namespaces(root, readable)
-        if isolation != "none":
-            kernel("prctl", PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
-            forbid_calls()
-        elif hasattr(libc, "prctl"):
-            libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+        if isolation == "none":
+            folder, lock = new_folder(inside)
+        own_user, proc, filtered = prepare(isolation, readable)
     except Exception as error:
         control.send({"error": str(error)})
         return
-    control.send({})
-    compile("", "", "exec"), libc.capset        # what the first call of these sets up, once for all
-    gc.freeze()                                 # a child's garbage collector then does not touch, and so copy, our pages
-    healthy, fit = vitals(), True
-    while fit:
-        _, fds, _, _ = socket.recv_fds(sock, 1, 1)
-        if not fds:
-            return
-        seconds = control.receive()["seconds"]
-        scratch = "/scratch" if isolation == "namespaces" else tempfile.mkdtemp(dir=root)
-        pid = os.fork()
-        if pid == 0:
-            code = 1
+    try:
+        control.send({"filter": filtered, "folder": folder})
+        last_pid = None
+        if isolation == "namespaces" and proc is not None:
+            with contextlib.suppress(OSError):
+                last_pid = os.open("sys/kernel/ns_last_pid", os.O_WRONLY, dir_fd=proc)
+        compile("", "", "exec"), libc.capset    # what the first call of these sets up, once for all
+        # a child's collector then does not touch, and so copy, us
+        gc.freeze()
+        healthy, fit = vitals(), True
+        while fit:
+            _, fds, _, _ = socket.recv_fds(sock, 1, 1)
+            if not fds:
+                return
+            seconds = control.receive()["seconds"]
+            scratch = "/scratch" if isolation == "namespaces" else tempfile.mkdtemp(dir=folder)
+            if last_pid is not None:            # numbers that say nothing about who was before
+                os.pwrite(last_pid, str(FIRST_PID).encode(), 0)
+            pid = os.fork()
+            if pid == 0:
+                start_program(isolation, fds[0], scratch, seconds, own_user, run)
+            os.close(fds[0])
+            used = 0.0
             try:
-                sock.close()
-                os.dup2(fds[0], 3)
-                os.closerange(4, 1024)
-                confine(isolation, root, scratch, seconds, uid)
-                channel = Channel(socket.socket(fileno=3))
-                run(channel, channel.receive(1 << 30))
-                code = 0
-            finally:
-                os._exit(code)
-        os.close(fds[0])
-        code, used = None, 0.0
-        try:
-            deadline = control.receive()["patience"] + time.monotonic()
-            while code is None:
-                ended, status, usage = os.wait4(pid, os.WNOHANG)
-                if ended:
-                    code, used = os.waitstatus_to_exitcode(status), sum(usage[:2])
-                elif time.monotonic() >= deadline:
-                    break
-                else:
-                    time.sleep(0.001)
-        finally:                                # also when the scorer is gone
-            used += kill_all(isolation, pid)
-            if isolation != "namespaces":
-                remove(scratch)
-        # Under bwrap the next program could find what this one left in memory, so there each gets a sandbox of its own.
-        fit = isolation != "bwrap" and vitals() == healthy
-        control.send({"code": code, "cpu": used, "fit": fit})
+                code, used, too_large, late = follow(control, isolation, proc, pid)
+            finally:                            # also when the scorer is gone
+                used += kill_all(isolation, pid)
+                if isolation != "namespaces":
+                    remove(scratch)
+            if isolation == "namespaces":
+                fresh_network(proc)
+            # Under bwrap the next one could find what this one left in memory: there each gets one.
+            fit = isolation != "bwrap" and vitals() == healthy
+            control.send({"code": code, "cpu": used, "waited": late, "memory": too_large,
+                          "fit": fit})
+    except EOFError:
+        pass
+    finally:
+        if folder:
+            remove(folder)
+
+
+def start_program(isolation, descriptor, scratch, seconds, own_user, run):
+    """The life of a program's process, from the fork to its end."""
+    code = 1
+    try:
+        os.dup2(descriptor, 3)
+        os.closerange(4, 1024)
+        confine(isolation, scratch, seconds, own_user)
+        channel = Channel(socket.socket(fileno=3))
+        run(channel, channel.receive(1 << 30))
+        code = 0
+    finally:
+        os._exit(code)

@@ -1,9 +1,18 @@
 """Laws of sampling: the nucleus against a NumPy loop, rows that do not see their batch, stop rules, the session."""
+import contextlib
 import dataclasses
+import json
+import os
+import pty
 import re
+import select
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
+
+from harness import outside, session
 
 import jax
 import jax.numpy as jnp
@@ -255,7 +264,8 @@ def ckpt(tmp_path_factory):
 
 
 def run(*args, stdin=""):
-    return subprocess.run([sys.executable, ROOT / "sample.py", *map(str, args)], input=stdin, capture_output=True, text=True)
+    return subprocess.run([sys.executable, ROOT / "sample.py", *map(str, args)], input=stdin,
+                          capture_output=True, text=not isinstance(stdin, bytes))
 
 
 def test_commands(ckpt, tmp_path):
@@ -268,15 +278,243 @@ def test_commands(ckpt, tmp_path):
 
 @pytest.mark.parametrize("args, words", [
     (("--prompt", ""), "empty"), (("--nonsense",), "nonsense"), (("--prompt", "x", "--top_p", "2"), "top_p"),
-    (("--prompt", "x" * 500), "context 128"), (("--prompt", "x", "--num_samples", "0"), "num_samples")])
+    (("--prompt", "x" * 500), "context 128"), (("--prompt", "x", "--num_samples", "0"), "num_samples"),
+    (("--prompt", "-"), "nothing came in"), (("--prompt", "x", "--stop", ""), "empty"),
+    (("--prompt", "x", "--temperature", "nan"), "temperature"), (("--prompt", "x", "--seed", str(2 ** 32)), "seed")])
 def test_bad_input_is_one_line_and_exit_code_2(ckpt, args, words):
     done = run("--ckpt", ckpt, *args)
     assert done.returncode == 2 and words in done.stderr and "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize("command", [
+    ("sample.py", "--prompt", "x", "--num_samples", "100000"),
+    ("humaneval.py", "generate", "--problems", ROOT / "miniature" / "humaneval.jsonl", "--n", "9", "--out", "samples.jsonl")])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_commands_that_compile_stop_at_once(ckpt, tmp_path, command, number):
+    """The signal comes with the first line, so while weights are read and programs compiled."""
+    with subprocess.Popen([sys.executable, ROOT / command[0], *command[1:], "--ckpt", ckpt], cwd=tmp_path,
+                          stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout.readline().startswith(b"# platform")
+        process.send_signal(number)
+        _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 128 + number and stderr == b""
+
+
+def test_a_prompt_from_standard_input(ckpt):
+    """Byte for byte, the last line end included; what is no text is refused."""
+    settings = ("--ckpt", ckpt, "--max_new_tokens", 3)
+    text = "# Zähle bis 3\n"
+    assert run(*settings, "--prompt", "-", stdin=text.encode()).stdout == run(*settings, "--prompt", text, stdin=b"").stdout
+    done = run(*settings, "--prompt", "-", stdin=b"\xff")
+    assert done.returncode == 2 and done.stderr.count(b"\n") == 1 and b"UTF-8" in done.stderr
+
+
+@pytest.mark.parametrize("text, want", [
+    ("ï", "ï"), ("。", "。"), (" ", " "), (r"\n\n", "\n\n"), (r"\t#", "\t#"), (r"\\n", r"\n"), ("\\", "\\"), (r"a\q", r"a\q"),
+    (r"\x41\u3002", "A。"), (r"\x4", r"\x4"), ("\n", "\n")])
+def test_stop_takes_any_text(text, want):
+    args = sample.parse_args(["--ckpt", "x", "--stop", text])
+    assert sample.unescape(args.stop[0]) == want
+
+
+def test_seeds_are_all_different():
+    """None is cut down to another one: those of 32 bits are taken, larger ones refused."""
+    seeds = [0, 1, 2 ** 31 - 1, 2 ** 31, 2 ** 32 - 1]
+    assert [sample.parse_args(["--ckpt", "x", "--seed", str(s)]).seed for s in seeds] == seeds
+    texts = [generate(PARAMS, CONFIG, TOKENIZER, ["abc"], 12, 0.8, seed=s)[0] for s in seeds]
+    assert len(set(texts)) == len(seeds)
+
+
+def test_streamed_characters_are_never_taken_back():
+    """A model that says characters of three bytes alone, of which four tokens at a time hold one and a third."""
+    bias = jnp.full(CONFIG.vocab_size, -1e4).at[jnp.array([0xE3, 0x81, 0x82])].set(0.0)
+    params, whole = PARAMS | {"lm_head.bias": bias}, 0
+    for seed in range(5):
+        chat, streamed = Chat(params, CONFIG, TOKENIZER, 1, 5.0, 1.0, seed), []
+        (text, _), = chat.turn(["abc"], 60, stream=streamed.append)
+        assert len(streamed) > 10 and all(text.startswith(part) for part in streamed)
+        whole += any("\u3042" in part for part in streamed)
+    assert whole
+
+
+@pytest.mark.parametrize("calls", [1, 3, 9, 12])
+def test_a_turn_that_is_interrupted_leaves_a_chat_that_works(calls):
+    """While the prompt is read or the text grows: the next turn is what a fresh chat says."""
+    chat = Chat(PARAMS, CONFIG, TOKENIZER, 1, temperature=0)
+    first = chat.turn(["# one\n"], 4)[0][0]
+    left = calls
+
+    def stream(text):
+        nonlocal left
+        left -= 1
+        if not left:
+            raise KeyboardInterrupt
+    with pytest.raises(KeyboardInterrupt):
+        chat.turn(["# a turn that takes several pieces to read\n"], 40, stream=stream)
+    for history in ("# one\n" + first, "# one\n# a turn that"):
+        chat.rewrite([history])
+        assert chat.turn(["\n# two\n"], 6) == generate(PARAMS, CONFIG, TOKENIZER, [history + "\n# two\n"], 6, temperature=0)
+
+
+def test_a_prompt_that_is_refused_leaves_the_chat_as_it_was():
+    chat = Chat(PARAMS, CONFIG, TOKENIZER, 2, temperature=0)
+    chat.turn(["a = 1\n", "b = 2\n"], 4)
+    texts = list(chat.texts)
+    with pytest.raises(ValueError, match="context"):
+        chat.turn(["c = 3\n", "x" * 200], 4)
+    assert chat.texts == texts
+    assert chat.turn(["c = 3\n", "d\n"], 4) == generate(
+        PARAMS, CONFIG, TOKENIZER, [texts[0] + "c = 3\n", texts[1] + "d\n"], 4, temperature=0)
+
+
+# ----------------------------------------------------- the session -----------------------------------------------
+
+@pytest.fixture
+def typed(monkeypatch):
+    """typed(lines, answer) -> what the session, at a terminal, does with the lines; Ctrl-C and stdin are as before."""
+    before = signal.getsignal(signal.SIGINT)
+    master, slave = pty.openpty()
+    monkeypatch.setattr(sys, "stdin", open(slave, encoding="utf-8"))
+
+    def run(lines, answer):
+        os.write(master, "".join(line + "\n" for line in lines).encode(errors="surrogateescape"))
+        session.talk(answer, lambda turns: "".join(f"# {line}\n{code}\n" for line, code in turns), unsafe=True)
+    yield run
+    signal.signal(signal.SIGINT, before)
+    sys.stdin.close()
+    os.close(master)
+
+
+def echo(turns, line, sample, stream):
+    """A model that answers with a print of what was said; "break" is interrupted half-way, "fail" fails."""
+    stream("pri")
+    if line == "break" or line == "twice" and sample > 1:
+        os.kill(os.getpid(), signal.SIGINT)         # in the middle of something: it must not be heard here
+        time.sleep(0)
+        stream("print")
+        raise AssertionError
+    if line == "fail":
+        raise RuntimeError("RESOURCE_EXHAUSTED")
+    return f"print({line!r}, {sample})", "stop"
+
+
+def test_what_goes_wrong_in_a_session_loses_nothing(typed, tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine").write_text("a stranger's")
+    (tmp_path / "sealed").write_text("a file, not a folder")
+    typed(["\udcff half a character", "/undo", "one", "break", "fail", "/again", "twice", "/again", "/save", "/save .",
+           "/save no/such", "/save sealed/x", "/save mine", "/save new", "/undo", "/save new", "/save " + "x" * 300,
+           "/nonsense", "/run", "/quit"], echo)
+    out, err = capfd.readouterr()
+    assert (tmp_path / "new").read_text() == "# one\nprint('one', 1)\n" and "saved new" in out
+    assert (tmp_path / "mine").read_text() == "a stranger's" and len(os.listdir(tmp_path)) == 3
+    assert "> one 1\n" in out and out.count("interrupted") == 2 and out.count("print('one'") == 2
+    assert len([line for line in err.splitlines() if line.startswith("error: ")]) == 6
+
+
+def test_two_ctrl_c_in_a_row_leave_and_one_does_not(monkeypatch):
+    before, lines = signal.getsignal(signal.SIGINT), iter(["^C", "one", "^C", "^C"])
+
+    def line(prompt):
+        if (line := next(lines)) == "^C":
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(9)
+        return line
+    monkeypatch.setattr("builtins.input", line)
+    try:
+        terminal = session.Terminal()
+        assert terminal.read() == "one"
+        with pytest.raises(KeyboardInterrupt):
+            terminal.read()
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def test_run_shows_what_was_printed_and_why_it_ended():
+    shown = lambda source, **more: session.run_program(source, unsafe=True, **more)
+    assert shown("print('é。', flush=True)\nimport os\nos.system('echo below')") == "é。\nbelow\n"
+    assert shown("print('so far')\nwhile True: pass", seconds=0.7) == "so far\n(stopped after 0.7 s)\n"
+    flood = shown("while True: print('x' * 999)")
+    assert flood.startswith("x" * 999 + "\n") and len(flood) < session.OUTPUT + 100 and "bytes of output" in flood
+    first, *_, last = shown("print(1)\n1 / 0").splitlines()
+    assert (first, last) == ("1", "ZeroDivisionError: division by zero")
+    assert shown("print('a')\nimport os\nos.abort()") == "a\n(exit code -6)\n"
+    assert shown("import sys\nsys.exit(3)") == "(exit code 3)\n" and shown("") == ""
+    assert "\x1b" not in shown("print('\\x1b[2J')")
+
+
+def test_run_is_isolated_or_says_how_not(monkeypatch):
+    worker = outside.Worker
+
+    def none_but_unsafe(isolation, *rest):
+        if isolation != "none":
+            raise OSError("not on this machine")
+        return worker(isolation, *rest)
+    monkeypatch.setattr(outside, "Worker", none_but_unsafe)
+    with pytest.raises(ValueError, match="--unsafe"):
+        session.run_program("print(1)")
+    assert session.run_program("print(1)", unsafe=True) == "1\n"
+
+
+def test_ctrl_c_stops_a_program_and_no_more():
+    """What waits for the program may raise; what it had printed is shown."""
+    pieces = 0
+
+    @contextlib.contextmanager
+    def waiting():
+        nonlocal pieces
+        pieces += 1
+        if pieces == 2:
+            raise KeyboardInterrupt
+        yield
+    assert session.run_program("print('first')\nwhile True: pass", True, waiting) == "first\n(interrupted)\n"
+
+
+def test_a_session_on_a_terminal(ckpt, tmp_path):
+    """Ctrl-C as soon as the first answer is asked for, so while it compiles; afterwards all is as before."""
+    master, slave = pty.openpty()
+    with subprocess.Popen([sys.executable, ROOT / "sample.py", "--ckpt", ckpt, "--max_new_tokens", "20"],
+                          cwd=tmp_path, stdin=slave, stdout=slave, stderr=slave, start_new_session=True) as process:
+        os.close(slave)
+        seen = b""
+
+        def until(words):
+            nonlocal seen
+            while words not in seen:
+                if not select.select([master], [], [], 60)[0]:
+                    process.kill()
+                    raise AssertionError(seen)
+                seen += os.read(master, 4096)
+            seen = seen[seen.index(words) + len(words):]
+
+        until(b"\r\n> ")
+        os.write(master, b"Say one.\n")
+        until(b"one.")
+        process.send_signal(signal.SIGINT)
+        until(b"> ")
+        os.write(master, b"/undo\n/undo\n/save /\n/save saved.py\n")
+        until(b"saved saved.py\r\n> ")
+        process.send_signal(signal.SIGINT)
+        until(b"once more")
+        os.write(master, b"/quit\n")
+        assert process.wait(60) == 0
+    os.close(master)
+    assert (tmp_path / "saved.py").read_text() == sample.PREFIX
+
+
 def test_missing_checkpoint(tmp_path):
     done = run("--ckpt", tmp_path / "nothing", "--prompt", "x")
     assert done.returncode == 2 and "no checkpoint" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_plan_counts_weights_and_cache():
+    *_, last = run("--plan", "--model", "350M", "--topology", "v5p:1x1x1", "--num_samples", 8).stdout.splitlines()
+    row = json.loads(last)
+    assert row["weight_bytes"] == 4 * 356_712_448
+    assert row["cache_bytes"] == 2 * 20 * 8 * 2048 * 1024 * 4          # keys and values, layers, rows, context, width, bytes
+    assert row["step_seconds"] >= (row["weight_bytes"] + row["cache_bytes"]) / 2.8e12      # nothing reads faster than HBM
+    done = run("--plan", "--model", "nope")
+    assert done.returncode == 2 and len(done.stderr.splitlines()) == 1 and "350M" in done.stderr
 
 
 def test_help_and_a_wrong_flag_do_not_wait_for_jax():
