@@ -39,6 +39,7 @@ from harness.files import (
     resume,
     settings_of,
 )
+from harness.folder import fingerprint
 from harness.messages import decode, encode
 from harness.outside import first_worker, run_programs
 from harness.problems import (
@@ -438,11 +439,11 @@ def load_model(args, names, path):
     """-> (settings of the samples, sample.Chat maker, prompt_logprob). Imports JAX, so only what generates calls this."""
     import sample
     import tpu_mesh
-    tpu_mesh.start()
+    tpu_mesh.find_devices()
     folder = tpu_mesh.find_checkpoint(args.ckpt)
     config, params, tokenizer = sample.load(folder)
     settings = {name: getattr(args, name) for name in names}
-    settings["checkpoint"] = tpu_mesh.fingerprint(folder)
+    settings["checkpoint"] = fingerprint(folder)
     settings["problems_sha256"] = hashlib.sha256(Path(path).read_bytes()).hexdigest()
     new_chat = lambda ids: sample.Chats(params, config, tokenizer, len(ids), args.temperature, args.top_p, args.seed, ids)
     return settings, new_chat, functools.partial(sample.prompt_logprob, params, config, tokenizer)

@@ -22,6 +22,7 @@ from fast.rotary import rotary as fast_rotary
 from fast.weights import Turned, turn, unroll
 from harness.cli import cli
 from harness.files import check, read_json
+from harness.folder import read_config_json
 
 import jax
 import jax.numpy as jnp
@@ -476,7 +477,7 @@ def read_meta(folder, tokenizer=None) -> dict:
         name = tokenizer or hf.tokenizer.read_hf_tokenizer(folder)
         check_rows(name, config, folder)
         return dict(model=asdict(config), tokenizer=name, recipe="finetune")
-    meta = tpu_mesh.load_meta(folder)
+    meta = read_config_json(folder)
     where = f"checkpoint {folder} is damaged: config.json: "
     check(meta, dict(model=dict, tokenizer=str), where)
     meta["model"] = dict(dtype="float32") | meta["model"]
@@ -514,7 +515,7 @@ def load_params(folder, config: Config, mesh=None, dtype="float32", mp_num=None)
     params, to = {}, tpu_mesh.shardings(param_table(config), mesh)
     for name, (shape, _, init) in param_table(config).items():      # one by one, or a cast would hold all of them twice
         wanted = {f"params/{name}": jax.ShapeDtypeStruct(shape, jnp.float32, sharding=to[name])}
-        params[name] = tpu_mesh.load_checkpoint(folder, wanted)[f"params/{name}"].astype(dtype if init else "float32")
+        params[name] = tpu_mesh.load_arrays(folder, wanted)[f"params/{name}"].astype(dtype if init else "float32")
     return params
 
 

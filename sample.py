@@ -566,7 +566,7 @@ def main():
         from plan.decoding import main as plan_main
         return plan_main(args)
     prompt = read_prompt() if args.prompt == "-" else args.prompt
-    tpu_mesh.start()
+    tpu_mesh.find_devices()
     config, params, tokenizer = load(args.ckpt, args.dtype, args.mp_num)
     if prompt is None:
         return session(params, config, tokenizer, args)

@@ -26,9 +26,10 @@ ROWS = {"base": {}, "layers x 2": dict(n_layer=4), "layers x 4": dict(n_layer=8)
 
 def step_of(changes):
     """-> (a step to time, FLOPs, bytes planned by XLA, bytes by the formula)."""
+    from fast.micro import micro_batches  # once versus has put it on the path
     batch = changes.get("batch", BATCH)
     config = replace(BASE, **{k: v for k, v in changes.items() if k != "batch"})
-    hyper = train.Hyper(batch_size=batch, grad_accum=train.micro_batches(config, batch))
+    hyper = train.Hyper(batch_size=batch, grad_accum=micro_batches(config, batch))
     memory = lower_step(config, hyper, make_mesh()).compile().memory_analysis()
     step, state = train.make_train_step(config, hyper, make_mesh()), train.init_state(0, config, make_mesh())
     tokens = jax.device_put(np.zeros((batch, config.block_size + 1), np.int32))

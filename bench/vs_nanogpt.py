@@ -25,6 +25,8 @@ def sizes(shape):
 
 
 def ours(shape):
+    from fast.micro import micro_batches
+
     import jax
     import numpy as np
 
@@ -33,7 +35,7 @@ def ours(shape):
     config, batch = sizes(shape)
     hyper = train.Hyper(batch_size=batch)
     if jax.default_backend() == "cpu":
-        hyper = dataclasses.replace(hyper, grad_accum=train.micro_batches(config, batch))
+        hyper = dataclasses.replace(hyper, grad_accum=micro_batches(config, batch))
     step, state = train.make_train_step(config, hyper, make_mesh()), train.init_state(0, config, make_mesh())
     T, V = config.block_size, config.vocab_size
     tokens = jax.device_put(np.random.default_rng(0).integers(0, V, (batch, T + 1)).astype(np.int32))

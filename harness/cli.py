@@ -228,6 +228,21 @@ def signals_end_at_once():
         os.close(reader)
 
 
+def stop_on_signal() -> list:
+    """Ctrl-C, or the SIGTERM of a machine that is taken away, fills the list that this returns: a
+    loop looks there, saves and leaves. A second one ends the run at once."""
+    asked = []
+
+    def ask(kind, frame):
+        if asked:
+            leave_at_once(128 + kind)
+        asked.append(kind)
+
+    for kind in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(kind, ask)
+    return asked
+
+
 def one_line_errors(parser):
     """Makes an argparse parser report a bad flag in one line, without the usage, exit code 2."""
     def error(message):

@@ -46,7 +46,7 @@ def parser(prog="python -m hf"):
 
 def main(prog="python -m hf"):
     args = parser(prog).parse_args()
-    tpu_mesh.start()
+    tpu_mesh.find_devices()
     {"import": import_folder, "export": export_checkpoint}[args.command](args)
 
 

@@ -8,6 +8,7 @@ from plan.compiler import has_compiler
 from plan.figures import make_plan, used_bytes
 from plan.search import better_plans, compile_best
 from plan.show import flags_of, gib, show_plan
+from runs.settings import choose_settings
 
 
 def main(args):
@@ -15,7 +16,7 @@ def main(args):
     check_flags(args)
     args.model = args.model or "toy"
     jax.config.update("jax_platforms", "cpu")       # the compiler is all that is needed of a TPU
-    config, hyper, _ = train.settle(args, platform="tpu")
+    config, hyper, _ = choose_settings(args, platform="tpu")
     tokens, steps, *_ = train.RECIPES[args.model]
     budget = tokens * steps
     if not has_compiler():

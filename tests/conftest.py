@@ -23,6 +23,37 @@ os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "--xla_backend_optimizatio
     + " --xla_force_host_platform_device_count=8"
 
 
+# What a machine may lack: without a network and without these files the tests that need them are skipped, and say so.
+MISSING = {"GPT-2's vocabulary cannot be loaded": "GPT-2's vocabulary is not here (TIKTOKEN_CACHE_DIR) and there is no network",
+           "is not here and cannot be downloaded": "the benchmark files are not here (CODEGEN_BENCHMARKS), nor a network"}
+
+
+def lacking(error):
+    """Why a test that ended so could not be run here; None if it failed."""
+    said = str(error)
+    return next((why for words, why in MISSING.items() if words in said), None)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_setup(item):
+    try:
+        return (yield)
+    except Exception as error:
+        if why := lacking(error):
+            pytest.skip(why)
+        raise
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item):
+    try:
+        return (yield)
+    except Exception as error:
+        if why := lacking(error):
+            pytest.skip(why)
+        raise
+
+
 @pytest.fixture(scope="session")
 def mesh_of():
     from tpu_mesh import make_mesh

@@ -14,7 +14,9 @@ import types
 from functools import partial
 from pathlib import Path
 
+from harness import hosts
 from harness.cli import cli
+from harness.folder import read_config_json
 
 import jax
 import jax.numpy as jnp
@@ -28,6 +30,8 @@ import model
 import tpu_mesh
 import train
 from model import Config, init_params, loss_fn, param_table
+from runs.settings import choose_settings, fit_to_data, remarks
+from runs.source import check_data
 from tpu_mesh import make_mesh
 from train import Hyper, adamw, learning_rate, make_train_step, state_specs, train_step
 
@@ -197,7 +201,7 @@ def checkpoint_of(tmp_path, shape, step=7):
 @pytest.mark.parametrize("written, read", [((1, 1, 1), (2, 2, 2)), ((2, 2, 2), (1, 1, 1)), ((1, 8, 1), (1, 2, 4))])
 def test_any_mesh_reads_what_any_mesh_wrote(tmp_path, written, read):
     folder, state = checkpoint_of(tmp_path, written)
-    got = train.restore(folder, TINY, make_mesh(*read), ("params", "m", "v"))
+    got = train.load_state(folder, TINY, make_mesh(*read), ("params", "m", "v"))
     for part in got:
         for n, a in got[part].items():
             np.testing.assert_array_equal(a, state[part][n])
@@ -226,8 +230,8 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_still_works(tmp_path, 
     else:
         (folder / ("index_00000.json" if damage == "json" else "config.json")).write_text("{")
     with pytest.raises(ValueError, match="step_00000002 is damaged"):
-        train.restore(folder, TINY, make_mesh(), ("params", "m", "v"))
-    train.restore(before, TINY, make_mesh(), ("params", "m", "v"))
+        train.load_state(folder, TINY, make_mesh(), ("params", "m", "v"))
+    train.load_state(before, TINY, make_mesh(), ("params", "m", "v"))
 
 
 @pytest.mark.parametrize("trouble", ["full", "removed"])
@@ -246,14 +250,14 @@ def test_a_checkpoint_that_cannot_be_written(tmp_path, trouble):
             checkpoint_of(run_folder, (1, 1, 1), 2)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    train.restore(good, TINY, make_mesh(), ("params", "m", "v"))
+    train.load_state(good, TINY, make_mesh(), ("params", "m", "v"))
     assert tpu_mesh.checkpoints(good.parent) == [good] and not list(good.parent.glob("*.tmp"))
 
 
 def test_another_shape_is_refused(tmp_path):
     folder, _ = checkpoint_of(tmp_path, (1, 1, 1))
     with pytest.raises(ValueError, match="shape"):
-        train.restore(folder, dataclasses.replace(TINY, vocab_size=192), make_mesh(), ("params",))
+        train.load_state(folder, dataclasses.replace(TINY, vocab_size=192), make_mesh(), ("params",))
 
 
 # ---- the command
@@ -338,7 +342,7 @@ while True:
             assert step >= seen
             seen = step
             want = {f"params/{i}": jax.ShapeDtypeStruct((200, 1000), jnp.float32, sharding=here) for i in range(6)}
-            for n, a in tpu_mesh.load_checkpoint(found[-1], want).items():
+            for n, a in tpu_mesh.load_arrays(found[-1], want).items():
                 assert (np.asarray(a) == int(n[-1]) + step).all()
     assert seen > 0
 
@@ -387,10 +391,10 @@ def test_two_processes(tmp_path, tiny_data):
         assert p.returncode == 0, errors
     np.testing.assert_allclose(losses(two), losses(one), rtol=1e-5)
     folder = tpu_mesh.checkpoints(two)[-1]
-    config = Config(**tpu_mesh.load_meta(folder)["model"])
-    state = train.restore(folder, config, make_mesh(), ("params",))["params"]
+    config = Config(**read_config_json(folder)["model"])
+    state = train.load_state(folder, config, make_mesh(), ("params",))["params"]
     for shape in ((1, 2, 1), (2, 2, 2)):
-        for n, a in train.restore(folder, config, make_mesh(*shape), ("params",))["params"].items():
+        for n, a in train.load_state(folder, config, make_mesh(*shape), ("params",))["params"].items():
             np.testing.assert_array_equal(a, state[n])
 
     def running(p, steps):
@@ -500,7 +504,7 @@ def test_what_a_resumed_run_does_otherwise_is_said_in_one_line_each(train_here):
     said = [line for line in shown.splitlines() if line.startswith("otherwise")]
     assert [line.split(": ")[1].split(" (")[0] for line in said] == [
         "batch_size 8 -> 4", "lr_max 0.006 -> 0.0001", "weight_decay 0.1 -> 0.0", "steps 2 -> 4"]
-    meta = tpu_mesh.load_meta("out/step_00000004")
+    meta = read_config_json("out/step_00000004")
     assert (meta["hyper"]["lr_max"], meta["steps"], meta["sequences"]) == (1e-4, 4, 2 * 8 + 2 * 4)
 
 
@@ -579,8 +583,8 @@ def test_a_folder_that_holds_a_run_is_never_taken_over(train_here):
 
 def test_two_processes_on_one_folder(train_here):
     """The lock is another process's; killed with -9 it lets go."""
-    program = f"import sys; sys.path.insert(0, {str(ROOT)!r})\nimport tpu_mesh\n" \
-              "lock = tpu_mesh.take_folder('out'); print('taken', flush=True); sys.stdin.read()"
+    program = f"import sys; sys.path.insert(0, {str(ROOT)!r})\nfrom harness import folder\n" \
+              "lock = folder.take_folder('out'); print('taken', flush=True); sys.stdin.read()"
     other = subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE,
                              stdout=subprocess.PIPE)
     assert other.stdout.readline() == b"taken\n"
@@ -651,10 +655,10 @@ def single(clip):
 
 def test_a_warm_up_fits_the_run_or_is_said():
     def of(*flags):
-        args = train.parse_args(["--model", "350M", *flags])
+        args = train.parser().parse_args(["--model", "350M", *flags])
         args.seed, args.data = 0, "d"
-        config, hyper, steps = train.settle(args, "gpu")
-        return hyper.warmup_steps, train.remarks(args, config, hyper, steps, None)
+        config, hyper, steps = choose_settings(args, "gpu")
+        return hyper.warmup_steps, remarks(args, config, hyper, steps, None)
     assert of() == (3000, [])
     scaled, said = of("--steps", "2000")
     assert scaled == 200 and len(said) == 1 and "3000" in said[0]
@@ -665,8 +669,8 @@ def test_a_warm_up_fits_the_run_or_is_said():
 def test_products_are_bfloat16_on_an_accelerator_whatever_it_starts_from():
     meta = dict(model=dataclasses.asdict(TINY), hyper=dataclasses.asdict(HYPER), recipe="toy",
                 step=1)
-    of = lambda platform, meta, *flags: train.settle(
-        train.parse_args(["--model", "toy", *flags]), platform, None, meta)[0].dtype
+    of = lambda platform, meta, *flags: choose_settings(
+        train.parser().parse_args(["--model", "toy", *flags]), platform, None, meta)[0].dtype
     for start in ("scratch", "some-folder"):
         flags = ("--init_from", start)
         assert of("gpu", meta, *flags) == "bfloat16" and of("cpu", meta, *flags) == "float32"
@@ -677,14 +681,14 @@ def test_products_are_bfloat16_on_an_accelerator_whatever_it_starts_from():
 def test_fine_tuning_keeps_the_models_context(train_here, tmp_path):
     """Sequences of 32 train a model of 64, which stays one; a model of 16 refuses them."""
     for size in (64, 16):
-        config = dataclasses.replace(train.CONFIGS["0.1M"], block_size=size)
+        config = dataclasses.replace(model.CONFIGS["0.1M"], block_size=size)
         params = init_params(jax.random.key(0), config)
         meta = dict(model=dataclasses.asdict(config), tokenizer="bytes", recipe="toy")
         arrays = {f"params/{n}": a for n, a in params.items()}
         tpu_mesh.save_checkpoint(f"from{size}", 0, arrays, meta)
     shown = train_here("--init_from", "from64", "--data", "d", "--batch_size", 8, "--steps", 2)
     assert "8 x 32 = 256 tokens a step" in shown
-    assert tpu_mesh.load_meta("out/step_00000002")["model"]["block_size"] == 64
+    assert read_config_json("out/step_00000002")["model"]["block_size"] == 64
     refused(train_here, "--init_from", "from16", "--data", "d", "--out_dir", "new",
             words="--block_size 16")
     assert not Path("new").exists()
@@ -697,11 +701,11 @@ def test_from_gpt2_to_codegen_and_to_nothing_else(train_here, tmp_path):
         pytest.skip("GPT-2's vocabulary is not here")
     for name in (*tokenizers, "bytes"):
         data.pack(iter([[65] * 40, [66] * 40]), tmp_path / name, data.get_tokenizer(name), 16, 0, 0)
-    args = train.parse_args(["--init_from", "nl"])
+    args = train.parser().parse_args(["--init_from", "nl"])
 
     def move(old, new):
         args.data = new
-        return train.check_data(args, "nl", dict(tokenizer=old), data.open_data(tmp_path / new))
+        return check_data(args, "nl", dict(tokenizer=old), data.open_data(tmp_path / new))
 
     assert "50257" in move("gpt2", "codegen") and move("gpt2", "gpt2") == ""
     for old, new in (("codegen", "gpt2"), ("gpt2", "bytes"), ("bytes", "codegen")):
@@ -709,14 +713,15 @@ def test_from_gpt2_to_codegen_and_to_nothing_else(train_here, tmp_path):
             move(old, new)
     config = dataclasses.replace(TINY, vocab_size=50257)
     with pytest.raises(ValueError, match="50295"):
-        train.fit_to_data(args, config, {}, data.open_data(tmp_path / "codegen"), dict(model={}))
+        fit_to_data(args, config, {}, data.open_data(tmp_path / "codegen"), dict(model={}))
 
 
 @pytest.mark.parametrize("flags, words", [
     (("--topology", "v4:2x2x2"), "--plan"), (("--search",), "--plan"), (("--plan",), "--topology"),
     (("--keep", "0"), "--keep"), (("--steps", "0"), "--steps"), (("--lr_max", "nan"), "--lr_max"),
     (("--seed", str(2 ** 70)), "--seed"), (("--out_dir", ""), "--out_dir"),
-    (("--dp", "-1"), "--dp")])
+    (("--dp", "-1"), "--dp"), (("--mp_num", "8", "--out_dir", "new"), "--mp_num"),
+    (("--mp_num", "8", "--out_dir", "new", "--init_from", "resume"), "--mp_num")])
 def test_flags_that_cannot_be_honoured(flags, words, capsys, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["train.py", *flags])
     with pytest.raises(SystemExit) as end:
@@ -737,13 +742,13 @@ def damage(folder, change):
 def test_every_flipped_bit_of_the_small_files_is_seen_or_means_nothing(tmp_path):
     """One bit in each byte of config.json and of the index in turn: refused, or read as it was."""
     folder, _ = checkpoint_of(tmp_path, (1, 1, 1))
-    want = tpu_mesh.load_meta(folder)
+    want = read_config_json(folder)
     config = bytearray((folder / "config.json").read_bytes())
     for i in range(len(config)):
         config[i] ^= 1 << i % 7
         (folder / "config.json").write_bytes(config)
         try:
-            got = tpu_mesh.load_meta(folder)
+            got = read_config_json(folder)
             assert all(got[k] == want[k] for k in want if k != "crc32")
         except ValueError as error:
             assert "damaged" in str(error)
@@ -754,7 +759,7 @@ def test_every_flipped_bit_of_the_small_files_is_seen_or_means_nothing(tmp_path)
         index[i] ^= 1 << i % 8
         (folder / "index_00000.json").write_bytes(index)
         with pytest.raises(ValueError, match="damaged"):
-            tpu_mesh.load_index(folder, want)
+            tpu_mesh.read_index(folder, want)
         index[i] ^= 1 << i % 8
 
 
@@ -777,11 +782,11 @@ def test_values_of_another_type_in_an_index_are_one_line(tmp_path):
             place[path[-1]] = wrong
             (folder / "index_00000.json").write_text(json.dumps(index))
             with pytest.raises(ValueError):
-                train.restore(folder, TINY, make_mesh(), ("params",))
+                train.load_state(folder, TINY, make_mesh(), ("params",))
     for text in ("[]", "null", "{", '{"params/wte": 3}', "[" * 10 ** 5):
         (folder / "index_00000.json").write_text(text)
         with pytest.raises(ValueError, match="damaged"):
-            train.restore(folder, TINY, make_mesh(), ("params",))
+            train.load_state(folder, TINY, make_mesh(), ("params",))
 
 
 def test_values_of_another_type_in_a_config_are_one_line(train_here):
@@ -831,8 +836,8 @@ def test_a_tokenizer_outside_of_its_checkpoint_is_refused(tmp_path, name):
     (("host:1", 2, 2), "the last is 1")])
 def test_processes_that_are_named_wrongly(named, words):
     with pytest.raises(ValueError, match=words):
-        tpu_mesh.join(*named)
-    assert tpu_mesh.join(None, 1) is None
+        hosts.join(*named)
+    assert hosts.join(None, 1) is None
 
 
 def test_a_port_that_is_taken():
@@ -840,7 +845,7 @@ def test_a_port_that_is_taken():
         s.bind(("", 0))
         s.listen()
         with pytest.raises(ValueError, match="cannot be opened"):
-            tpu_mesh.join(f"localhost:{s.getsockname()[1]}", 2, 0)
+            hosts.join(f"localhost:{s.getsockname()[1]}", 2, 0)
 
 
 @pytest.mark.parametrize("process", [0, 1])
@@ -849,8 +854,8 @@ def test_others_that_do_not_come_are_named(process):
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         port = s.getsockname()[1]
-    program = f"import sys; sys.path.insert(0, {str(ROOT)!r})\nimport tpu_mesh\n" \
-              f"tpu_mesh.WAIT = 1; tpu_mesh.join('127.0.0.1:{port}', 2, {process})"
+    program = f"import sys; sys.path.insert(0, {str(ROOT)!r})\nfrom harness import hosts\n" \
+              f"hosts.WAIT = 1; hosts.join('127.0.0.1:{port}', 2, {process})"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     *before, line = done.stderr.strip().splitlines()
     assert done.returncode == 2 and "waited 1 seconds for" in line, done.stderr
@@ -871,11 +876,12 @@ def test_a_signal_ends_the_closing_benchmark(tmp_path):
     """SIGTERM while the held-out problems are sampled ends both processes at once."""
     program = f"""
 import sys; sys.path.insert(0, {str(ROOT)!r})
-import pathlib, subprocess, train
+import pathlib, subprocess
+from miniature.closing import closing
 real = subprocess.Popen
 child = "import os, sys, time; print(os.getpid(), file=sys.stderr, flush=True); time.sleep(100)"
 subprocess.Popen = lambda command, **more: real([sys.executable, "-c", child], **more)
-train.finish(pathlib.Path({str(tmp_path)!r}), None)
+closing(pathlib.Path({str(tmp_path)!r}), None)
 """
     p = subprocess.Popen([sys.executable, "-c", program], stderr=subprocess.PIPE, text=True)
     child = next(int(line) for line in p.stderr if line.strip().isdigit())
@@ -887,8 +893,8 @@ train.finish(pathlib.Path({str(tmp_path)!r}), None)
 
 def test_processes_that_slurm_started_look_for_each_other(tmp_path):
     """As srun names them: process 1 of 2 waits for the first. By sbatch alone: said, and alone."""
-    program = f"import sys; sys.path.insert(0, {str(ROOT)!r})\nimport tpu_mesh\n" \
-              "tpu_mesh.WAIT = 1; tpu_mesh.join(); print('alone')"
+    program = f"import sys; sys.path.insert(0, {str(ROOT)!r})\nfrom harness import hosts\n" \
+              "hosts.WAIT = 1; hosts.join(); print('alone')"
     task = dict(SLURM_JOB_ID="5", SLURM_NTASKS="2", SLURM_PROCID="1", SLURM_LOCALID="1")
     by_srun, by_sbatch = (subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True,
@@ -900,15 +906,15 @@ def test_processes_that_slurm_started_look_for_each_other(tmp_path):
 def test_the_cpu_is_named_where_libtpu_would_look_for_a_tpu(monkeypatch):
     named = []
     config = types.SimpleNamespace(jax_platforms=None, update=lambda *what: named.append(what))
-    monkeypatch.setattr(tpu_mesh, "jax", types.SimpleNamespace(config=config))
-    monkeypatch.setattr(tpu_mesh, "Path", lambda name: types.SimpleNamespace(glob=lambda what: []))
+    monkeypatch.setitem(sys.modules, "jax", types.SimpleNamespace(config=config))
+    monkeypatch.setattr(hosts, "Path", lambda name: types.SimpleNamespace(glob=lambda what: []))
     for there in ({"libtpu", "jax_plugins"}, set()):        # a GPU's plug-in, or nothing
-        monkeypatch.setattr(tpu_mesh.importlib.util, "find_spec", there.__contains__)
-        tpu_mesh.name_platform()
+        monkeypatch.setattr(hosts.importlib.util, "find_spec", there.__contains__)
+        hosts.name_platform()
     assert not named
-    monkeypatch.setattr(tpu_mesh.importlib.util, "find_spec", lambda name: name == "libtpu")
-    tpu_mesh.name_platform()
+    monkeypatch.setattr(hosts.importlib.util, "find_spec", lambda name: name == "libtpu")
+    hosts.name_platform()
     assert named == [("jax_platforms", "cpu")]
     config.jax_platforms = "tpu"                            # its owner has said it
-    tpu_mesh.name_platform()
+    hosts.name_platform()
     assert len(named) == 1
