@@ -139,7 +139,7 @@ class Worker:
         self.process = subprocess.Popen(
             command + [sys.executable, "-s", "-P", "-c", code], env=env, cwd="/",
             pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL)
+            stderr=subprocess.DEVNULL, start_new_session=True)     # Ctrl-C is for us: we end it
         theirs.close()
         self.control = Channel(ours)
         try:

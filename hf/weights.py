@@ -5,6 +5,8 @@ import tempfile
 from functools import partial
 from pathlib import Path
 
+from harness.cli import unfinished
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -114,12 +116,15 @@ def export_hf(params, config: Config, folder, tokenizer=None, mp_num=MP_NUM):
         return to_hf(name, np.asarray(w), mp_num)
 
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as own:
-        unfinished = Path(own) / folder.name
-        unfinished.mkdir()
-        write_tensors(unfinished, {n: shape for n, (*_, shape) in tensors.items()}, tensor)
+    own = tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent)
+    unfinished.append(own.cleanup)      # Ctrl-C raises no exception where JAX is loaded
+    with own:
+        part = Path(own.name) / folder.name
+        part.mkdir()
+        write_tensors(part, {n: shape for n, (*_, shape) in tensors.items()}, tensor)
         if tokenizer:
-            write_hf_tokenizer(tokenizer, unfinished, config.block_size)
+            write_hf_tokenizer(tokenizer, part, config.block_size)
         content = json.dumps(config_json(config, tokenizer), indent=1)
-        (unfinished / "config.json").write_text(content)
-        os.rename(unfinished, folder)
+        (part / "config.json").write_text(content)
+        os.rename(part, folder)
+    unfinished.remove(own.cleanup)

@@ -143,6 +143,6 @@ def test_prepared_data(here):
     assert bad_ends(here / "data" / "meta.json", train, *argv) == []
 
 
-@pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "tokenizer_config.json"])
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json"])
 def test_hugging_face_folders(here, name):
     assert bad_ends(here / "hf" / name, *sampling(here / "hf")) == []
