@@ -13,7 +13,7 @@ from fractions import Fraction
 from math import comb
 from pathlib import Path
 
-from harness import files, outside
+from harness import files, outside, samples, ways
 from harness.messages import decode, encode
 
 import programs
@@ -260,13 +260,13 @@ def test_generations_of_the_bigcode_harness_are_read_with_their_prompts_stripped
     path = tmp_path / "generations.json"
     path.write_text(json.dumps([[first["prompt"] + first["canonical_solution"], first["prompt"].strip() + "\n    return 0\n"],
                                 [second["prompt"].strip() + "\n" + second["canonical_solution"]]]))
-    verdicts = check_all([(problems[r["task_id"]], r["completion"]) for r in humaneval.read_generations(path, problems)])
+    verdicts = check_all([(problems[r["task_id"]], r["completion"]) for r in samples.read_generations(path, problems)])
     assert [(v["task_id"], v["passed"]) for v in verdicts] == [(first["task_id"], True), (first["task_id"], False),
                                                                (second["task_id"], True)]
     for wrong in ("{}", "[[1]]", json.dumps([["x = 1"]]), json.dumps([[]] * 165)):
         path.write_text(wrong)
         with pytest.raises(ValueError, match="generations.json"):
-            humaneval.read_generations(path, problems)
+            samples.read_generations(path, problems)
 
 
 def test_bad_flags_exit_with_2_and_one_line(tmp_path):
@@ -732,7 +732,7 @@ def test_a_known_solution_may_be_a_whole_program(tmp_path):
     problem = own({"plain": PLAIN})["T/plain"]
     problem["solution"] = problem["prompt"] + problem.pop("canonical_solution")
     problems = humaneval.read_problems(write_lines(tmp_path / "own.jsonl", [problem]))
-    assert humaneval.find_ways(problems) == {"T/plain": "outside"}
+    assert ways.find_ways(problems, check_all) == {"T/plain": "outside"}
 
 
 def test_a_score_of_another_file_is_not_called_humaneval(tmp_path, capsys):
