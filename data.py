@@ -6,6 +6,10 @@ batches by step.
 
 JAX is never imported, because the worker processes of `prepare` import this file as they start.
 """
+from harness import flags
+from harness.cli import CORES, PROJECT, cli, one_line_errors, signals_end_once
+from harness.files import replace_file
+
 import argparse
 import dataclasses
 import hashlib
@@ -26,9 +30,6 @@ from corpora.shards import ShardWriter, divided, open_folder, print_totals, tota
 from corpora.text import LONGEST_LINE, measure
 from corpora.vocabulary import encode_any, gpt2_arguments, read_tiktoken
 from corpora.vocabulary import write_tiktoken as write_tiktoken  # for what train_bpe learns
-from harness import flags
-from harness.cli import CORES, PROJECT, cli, one_line_errors, signals_end_once
-from harness.files import replace_file
 
 import numpy as np
 import tiktoken

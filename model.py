@@ -12,6 +12,10 @@ they are names; H, F and V are then the local shares H/tp, F/tp, V/tp, and the s
     python model.py import --hf DIR --out CKPT      released weights to a checkpoint
     python model.py export --ckpt CKPT --hf DIR     a checkpoint to a folder that transformers opens
 """
+from harness.cli import cli
+from harness.files import check, read_json
+from harness.folder import read_config_json
+
 import sys
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -20,9 +24,6 @@ from pathlib import Path
 from fast.attention import fused_attention, kernel_for
 from fast.rotary import rotary as fast_rotary
 from fast.weights import Turned, turn, unroll
-from harness.cli import cli
-from harness.files import check, read_json
-from harness.folder import read_config_json
 
 import jax
 import jax.numpy as jnp

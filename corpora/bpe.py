@@ -1,4 +1,6 @@
 """Learning a byte-pair encoding, by the `tokenizers` library (pip install tokenizers)."""
+from harness.cli import signals_end_at_once
+
 import os
 import re
 from pathlib import Path
@@ -7,7 +9,6 @@ from corpora.files import TextFiles
 from corpora.text import read_piece
 from corpora.visits import inspect_file
 from corpora.vocabulary import write_tiktoken
-from harness.cli import signals_end_at_once
 
 from tqdm import tqdm
 

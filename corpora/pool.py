@@ -3,14 +3,14 @@
 The workers are spawned, because fork would copy the caller's threads and locks. They import what
 their command imports: never JAX, so that they start in a blink.
 """
+from harness.cli import signals_wait
+
 import collections
 import concurrent.futures
 import contextlib
 import multiprocessing
 import os
 import threading
-
-from harness.cli import signals_wait
 
 STOP = None     # of a worker: the event that the parent sets when the run is over before its end
 

@@ -6,6 +6,8 @@
 Sequence i of a shard is its tokens i * block_size to (i + 1) * block_size, both included: its last
 target is the next one's first input.
 """
+from harness.files import read_json
+
 import dataclasses
 import hashlib
 import json
@@ -14,7 +16,6 @@ import zlib
 from pathlib import Path
 
 from corpora.text import PIECE
-from harness.files import read_json
 
 import numpy as np
 

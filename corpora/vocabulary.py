@@ -1,10 +1,10 @@
 """Vocabularies, .tiktoken files and GPT-2's own; texts that tiktoken alone cannot take."""
+from harness.files import replace_file
+
 import base64
 import hashlib
 import re
 from pathlib import Path
-
-from harness.files import replace_file
 
 from tiktoken_ext.openai_public import r50k_base
 

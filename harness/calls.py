@@ -1,9 +1,9 @@
 """Inside: define a program, then call it as the tests ask (HumanEval). Travels whole to the isolated process."""
+from harness.messages import decode, encode
+
 import contextlib
 import sys
 import types
-
-from harness.messages import decode, encode
 
 
 def run(channel, job):

@@ -1,14 +1,11 @@
-"""Files of problems and samples: found, read by lines, written under a temporary name, resumed."""
-import collections
+"""Files: benchmarks found, JSON read and checked, results written under a temporary name."""
 import contextlib
 import errno
-import fcntl
 import gzip
 import hashlib
 import http.client
 import json
 import os
-import re
 import secrets
 import urllib.request
 import zlib
@@ -22,8 +19,6 @@ BENCHMARKS = {
         "3ab79ddb160f484a63491330ba72204930d56cc946f7c0c5fb469622a941f89c",
         "https://raw.githubusercontent.com/salesforce/CodeGen/main/codegen1/benchmark/mtpb.jsonl"),
 }
-
-
 UNPACKED = "1d49078ba3e2b196b9344535bef34a43021f038fad9561d6ee7c53450609a6a2"   # HumanEval.jsonl
 
 
@@ -91,7 +86,7 @@ def parse_lines(raw: bytes, path):
     return found
 
 
-# --------------------------------------------- writing ------------------------------------------
+# ---- writing -------------------------------------------------------------------------------------
 
 def open_part(path):
     """A new file beside `path`, under a name that nobody has."""
@@ -137,120 +132,19 @@ def check_writable(path, *inputs):
                          "give --results FILE") from None
 
 
-def append_records(path, records):
-    """Add records to a sample file; they are on the disk when this returns."""
-    with open(path, "ab") as file:
-        file.write("".join(json.dumps(r) + "\n" for r in records).encode())
-        file.flush()
-        os.fsync(file.fileno())
-
-
-# ------------------------------------------ sample files ----------------------------------------
-
-NOT_COMPARED = {"ckpt"}     # a place; which model lies there, its fingerprint "checkpoint" says
-
-
-@contextlib.contextmanager
-def resume(path, settings, key, wanted):
-    """Open or go on with a sample file -> the ids that it holds whole. Nobody else writes then.
-
-    What a killed run left of other wanted ids is removed; wanted: {id: number of records}, key: the
-    field with the id. The settings lie in path + ".json". ValueError, and nothing is touched, for a
-    file that was made with other settings or by another model, that another process is writing, or
-    where a stranger's file lies in the settings' place."""
-    path = Path(path)
-    if path.suffix == ".gz":
-        raise ValueError(f"{path}: samples are appended as plain text, "
-                         "choose a name that ends in .jsonl")
-    place = Path(f"{path}.json")
-    for name in (path, place):
-        if name.exists() and not name.is_file():
-            raise ValueError(f"{name} is no file: choose another --out")
-    has_samples = lambda: path.exists() and path.stat().st_size > 0
-    if has_samples() and not place.exists():
-        raise ValueError(f"{path} has no settings beside it in {place}: choose another --out")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    ours = not place.exists()
-    with open(place, "a+", encoding="utf-8") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ValueError(f"{path} is being written by another process") from None
-        except OSError:                         # a file system without locks: nobody is kept out
-            pass
-        try:
-            if has_samples():
-                yield take_up(path, settings, key, wanted)
-            else:
-                old = settings_of(path)
-                known = old is not None and settings.keys() - {"checkpoint"} <= old.keys()
-                if place.stat().st_size and not known:
-                    raise ValueError(f"{place} is not ours, and the settings of {path} belong "
-                                     "there: choose another --out")
-                ours = True
-                lock.truncate(0)
-                json.dump(settings, lock)
-                lock.flush()
-                yield set()
-        finally:
-            if ours and not has_samples():
-                place.unlink(missing_ok=True)   # nothing was sampled, so nothing stays
-
-
-def take_up(path, settings, key, wanted):
-    """Check that a sample file is of these settings, and cut off what is not whole -> its ids."""
-    old = settings_of(path)
-    if old is None:
-        raise ValueError(f"{path}.json does not hold the settings of {path}: choose another --out")
-    if "checkpoint" in settings and old.get("checkpoint") != settings["checkpoint"]:
-        said = "does not say which model made it (an earlier version wrote it)"
-        if isinstance(old.get("checkpoint"), str):
-            said = f"is of another model, {old['checkpoint'][:80]}, and --ckpt is " \
-                   f"{settings['checkpoint']}"
-        raise ValueError(f"{path} {said}: choose another --out")
-    other = [k for k in settings if old.get(k) != settings[k] and k not in NOT_COMPARED]
-    if other:
-        raise ValueError(f"{path} was made with other settings ({', '.join(other)}): "
-                         "choose another --out")
-    raw = path.read_bytes()
-    whole, _, torn = raw.rpartition(b"\n")
-    records, counts = [r for _, r in parse_lines(whole, path)], collections.Counter()
-    for r in records:
-        counts[str(r.get(key))] += 1
-    done = {i for i, n in wanted.items() if counts[i] == n}
-    broken = {i for i in wanted if counts[i]} - done
-    if torn or broken:                          # killed in the middle of a line, or of a problem
-        kept = [r for r in records if str(r.get(key)) not in broken]
-        replace_file(path, "".join(json.dumps(r) + "\n" for r in kept).encode())
-    if done:
-        print(f"resuming: {len(done)} of {len(wanted)} problems are there")
-    return done
-
-
-def settings_of(path) -> dict | None:
-    """The settings that `resume` left beside a sample file; None where there are none."""
-    try:
-        return read_json(f"{path}.json")
-    except (OSError, ValueError):
-        return None
-
-
-def results_path(path):
-    return re.sub(r"\.(jsonl(\.gz)?|json)$", "", str(path)) + "_results.jsonl"
-
-
-# -------------------------------- JSON files that may be damaged --------------------------------
+# ---- JSON files that may be damaged --------------------------------------------------------------
 
 def read_json(path, wanted=None, most=1 << 28) -> dict:
-    """A JSON object from a file, checked against `wanted` (see `check`). ValueError names the file and what is wrong;
-    OSError where it cannot be read."""
+    """A JSON object from a file, checked against `wanted` (see `check`). ValueError names the file
+    and what is wrong; OSError where it cannot be read."""
     path = Path(path)
     if path.stat().st_size > most:
         raise ValueError(f"{path} has {path.stat().st_size:,} bytes: that is no file of ours")
     try:
         record = json.loads(path.read_bytes(), parse_constant=lambda name: float("nan"))
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is damaged: no JSON ({' '.join(str(error).split())[:100]})") from None
+        why = " ".join(str(error).split())[:100]
+        raise ValueError(f"{path} is damaged: no JSON ({why})") from None
     if not isinstance(record, dict):
         raise ValueError(f"{path} is damaged: a JSON object is expected")
     if wanted:
@@ -258,8 +152,11 @@ def read_json(path, wanted=None, most=1 << 28) -> dict:
     return record
 
 
+TYPES = {str: "a text", bool: "true or false", dict: "an object", list: "a list"}
+
+
 def check(value, wanted, where=""):
-    """ValueError, which begins with `where` and names the place, unless a value from JSON is as wanted:
+    """ValueError, which begins with `where` and names the place, unless a JSON value is as wanted:
 
         str, bool, dict, list   a value of that type         float       a finite number
         (low, high)             a whole number, both included
@@ -302,6 +199,6 @@ def check(value, wanted, where=""):
             if type(value) not in (int, float) or not abs(value) < 1e300:
                 bad(place, "a finite number")
         elif type(value) is not wanted:
-            bad(place, {str: "a text", bool: "true or false", dict: "an object", list: "a list"}[wanted])
+            bad(place, TYPES[wanted])
 
     walk(value, wanted, "")

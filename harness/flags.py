@@ -3,12 +3,12 @@
 Every flag of every command has one of these, `choices`, or takes no value; tests/test_flags.py walks over the parsers and
 holds that.
 """
+from harness.cli import CORES
+
 import argparse
 import math
 import os
 from pathlib import Path
-
-from harness.cli import CORES
 
 
 def whole(low, high=2 ** 31 - 1):

@@ -7,6 +7,8 @@
 
 All else in it is its owner's, and stays.
 """
+from harness.files import check, read_json, replace_file
+
 import fcntl
 import hashlib
 import json
@@ -15,8 +17,6 @@ import re
 import shutil
 import zlib
 from pathlib import Path
-
-from harness.files import check, read_json, replace_file
 
 STEPS = 10 ** 8 - 1         # the most: a checkpoint's name has eight digits
 NAME = re.compile(r"step_\d{8}")

@@ -6,6 +6,9 @@ ended and kills whatever it left. Isolated by the kernel it is process 1 of its 
 file travels whole to the isolated process (see outside.Worker). It imports little, since a fork
 copies the page tables of every library.
 """
+from harness.filter import compiled, forbid_calls, program_filter, zygote_filter
+from harness.messages import Channel
+
 import contextlib
 import ctypes
 import fcntl
@@ -19,9 +22,6 @@ import socket
 import struct
 import tempfile
 import time
-
-from harness.filter import compiled, forbid_calls, program_filter, zygote_filter
-from harness.messages import Channel
 
 MEMORY = 2 << 30            # bytes of address space for a process, of memory for all of a program
 SCRATCH = 16 << 20          # bytes of one file that it may write; four times that in all

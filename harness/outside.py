@@ -6,6 +6,10 @@ out here, in processes that only judge: what a program sends, or a test of a pro
 may take for ever, and then that process is ended and replaced. README.md beside this file says what
 is promised.
 """
+from harness.cli import CORES
+from harness.inside import SCRATCH, die_with_parent, remove, sweep, waited
+from harness.messages import Channel
+
 import collections
 import functools
 import gc
@@ -24,10 +28,6 @@ import warnings
 from multiprocessing import get_context
 from multiprocessing.connection import Pipe, wait
 from pathlib import Path
-
-from harness.cli import CORES
-from harness.inside import SCRATCH, die_with_parent, remove, sweep, waited
-from harness.messages import Channel
 
 from tqdm import tqdm
 

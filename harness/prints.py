@@ -3,6 +3,8 @@
 The program can reach these functions there, and gains nothing: the expected value is never there,
 so a forged message says no more than a print.
 """
+from harness.messages import MESSAGE, encode, row_of
+
 import contextlib
 import io
 import itertools
@@ -11,8 +13,6 @@ import signal
 import sys
 import threading
 import time
-
-from harness.messages import MESSAGE, encode, row_of
 
 
 def print_last(source: str) -> str:

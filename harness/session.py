@@ -1,13 +1,13 @@
 """The session's manners: Ctrl-C, commands, running the program that is written there, saving it."""
+from harness.cli import unheard
+from harness.files import replace_file
+from harness.outside import first_worker
+
 import contextlib
 import os
 import re
 import signal
 import sys
-
-from harness.cli import unheard
-from harness.files import replace_file
-from harness.outside import first_worker
 
 SECONDS = 5         # that a program may run
 OUTPUT = 20_000     # bytes that it may print

@@ -3,11 +3,11 @@
     python -m hf import --hf DIR --out CKPT      a Hugging Face CodeGen folder -> a checkpoint
     python -m hf export --ckpt CKPT --hf DIR     a checkpoint -> a folder that transformers opens
 """
-import argparse
-from pathlib import Path
-
 from harness.cli import cli, one_line_errors
 from harness.flags import folder, new_folder, text, whole
+
+import argparse
+from pathlib import Path
 
 import tpu_mesh
 from data import get_tokenizer

@@ -1,8 +1,8 @@
 """config.json of a Hugging Face CodeGen, read and written."""
+from harness.files import check
+
 import re
 from pathlib import Path
-
-from harness.files import check
 
 from hf.files import read_hf_json
 from model import CONFIG_SCHEMA, Config

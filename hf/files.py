@@ -1,4 +1,6 @@
 """The files of a Hugging Face folder: JSON, and tensors as safetensors and torch keep them."""
+from harness.files import read_json
+
 import contextlib
 import importlib
 import json
@@ -7,8 +9,6 @@ import os
 import zipfile
 from functools import lru_cache
 from pathlib import Path
-
-from harness.files import read_json
 
 import numpy as np
 from tqdm import tqdm

@@ -1,11 +1,11 @@
 """A model in and out of a Hugging Face folder, one tensor after the other."""
+from harness.cli import unfinished
+
 import json
 import os
 import tempfile
 from functools import partial
 from pathlib import Path
-
-from harness.cli import unfinished
 
 import jax
 import jax.numpy as jnp

@@ -1,10 +1,10 @@
 """After a run on the miniature corpus: what the model can do on held-out problems."""
+from harness.cli import PROJECT
+
 import json
 import signal
 import subprocess
 import sys
-
-from harness.cli import PROJECT
 
 
 def closing(out, val, limit=20):

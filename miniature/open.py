@@ -1,10 +1,10 @@
 """The miniature corpora as data for training: made on first use, in a folder under out/."""
+from harness.cli import PROJECT
+
 import fcntl
 import hashlib
 import json
 from pathlib import Path
-
-from harness.cli import PROJECT
 
 from tqdm import tqdm
 

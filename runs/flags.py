@@ -1,9 +1,9 @@
 """The flags of train.py, each with the type that reads its value and a line of help."""
-import argparse
-
 from harness.cli import one_line_errors
 from harness.flags import new_folder, number, text, whole
 from harness.folder import STEPS
+
+import argparse
 
 from model import CONFIGS
 

@@ -6,11 +6,11 @@
 
 A resumed run is the same run, so here every flag that would make it another one is refused.
 """
-import dataclasses
-from pathlib import Path
-
 from harness.files import check
 from harness.folder import STEPS, checkpoints
+
+import dataclasses
+from pathlib import Path
 
 import model
 from data import get_tokenizer

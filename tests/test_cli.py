@@ -2,6 +2,7 @@
 
 Most tests run a small script of their own beside a copy of harness/: it sends itself the signal at the moment in question.
 """
+import ast
 import shutil
 import subprocess
 import sys
@@ -149,3 +150,10 @@ def test_errors_are_one_line(script, error, words):
 
 def test_a_fault_of_ours_is_no_bad_input(script):
     assert b"Traceback" in script("cli(lambda: 1 / 0)").stderr
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_scripts_import_harness_first(name):
+    body = ast.parse((ROOT / f"{name}.py").read_text(encoding="utf-8")).body
+    first = next(node for node in body if isinstance(node, (ast.Import, ast.ImportFrom)))
+    assert isinstance(first, ast.ImportFrom) and first.module.split(".")[0] == "harness"

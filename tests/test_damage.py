@@ -2,6 +2,8 @@
 
 Each JSON file that a command reads is broken in every place, one place at a time, and read by that command, in this process.
 """
+from harness.cli import cli
+
 import copy
 import io
 import json
@@ -10,8 +12,6 @@ import random
 import sys
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
-
-from harness.cli import cli
 
 import pytest
 

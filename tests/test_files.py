@@ -1,5 +1,7 @@
-"""Laws of harness/files.py: what is read is checked, what is refused stays as it was, nothing of a
-stranger's is taken."""
+"""Laws of harness/files.py and samples.py: what is read is checked, what is refused stays as it
+was, nothing of a stranger's is taken."""
+
+from harness import files, samples
 
 import contextlib
 import fcntl
@@ -8,8 +10,6 @@ import io
 import json
 import os
 from pathlib import Path
-
-from harness import files
 
 import pytest
 
@@ -148,8 +148,8 @@ RECORD = {"id": "a", "text": "x"}
 
 
 def sample(path, settings, records=()):
-    with files.resume(path, settings, "id", WANTED) as done:
-        files.append_records(path, records)
+    with samples.resume(path, settings, "id", WANTED) as done:
+        samples.append_records(path, records)
     return done
 
 
@@ -178,7 +178,7 @@ def test_a_file_that_does_not_say_its_model_is_not_gone_on_with(made):
     before = state(made.parent)
     with pytest.raises(ValueError, match="does not say which model"):
         sample(made, SETTINGS)
-    assert state(made.parent) == before and files.settings_of(made) == old
+    assert state(made.parent) == before and samples.settings_of(made) == old
 
 
 @pytest.mark.parametrize(
@@ -213,7 +213,7 @@ def test_what_is_refused_gets_no_settings_file(tmp_path):
             sample(tmp_path / name, SETTINGS, [RECORD])
     with (
         contextlib.suppress(KeyboardInterrupt),
-        files.resume(tmp_path / "t.jsonl", SETTINGS, "id", WANTED),
+        samples.resume(tmp_path / "t.jsonl", SETTINGS, "id", WANTED),
     ):
         raise KeyboardInterrupt  # before the first sample
     assert state(tmp_path) == before
@@ -228,7 +228,7 @@ def test_a_damaged_sample_file_is_named_and_not_touched(made):
 
 
 def test_one_writer_at_a_time_and_file_systems_without_locks(made, monkeypatch):
-    with files.resume(made, SETTINGS, "id", WANTED):
+    with samples.resume(made, SETTINGS, "id", WANTED):
         with pytest.raises(ValueError, match="being written by another process"):
             sample(made, SETTINGS)
 
@@ -249,9 +249,9 @@ def test_an_encoding_without_our_characters_ends_nothing(made, monkeypatch):
 
 
 def test_a_fingerprint_is_the_models_and_not_the_places(tmp_path):
-    import shutil
-
     from harness import folder
+
+    import shutil
 
     import jax.numpy as jnp
 

@@ -2,10 +2,10 @@
 
 A new flag is covered on the day that it is added; one whose type is not from harness/flags.py fails here.
 """
+from harness import flags
+
 import argparse
 import importlib
-
-from harness import flags
 
 import pytest
 

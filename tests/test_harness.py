@@ -1,5 +1,9 @@
 """Laws of the sandbox, in every kind of isolation that this machine allows, for root and for others: no wall has a hole,
 nothing right is lost, what crosses the border costs little and gives nothing, what ends leaves nothing."""
+from harness import filter as calls
+from harness import inside, outside
+from harness.messages import TABLE, Channel, decode, encode
+
 import fcntl
 import importlib.util
 import io
@@ -13,10 +17,6 @@ import tempfile
 import time
 import types
 from pathlib import Path
-
-from harness import filter as calls
-from harness import inside, outside
-from harness.messages import TABLE, Channel, decode, encode
 
 import numpy as np
 import programs

@@ -1,4 +1,7 @@
 """Laws of HumanEval: nothing hostile passes or stays, nothing right fails, pass@k is exact, resuming loses nothing."""
+from harness import files, outside, samples, ways
+from harness.messages import decode, encode
+
 import fcntl
 import itertools
 import json
@@ -13,9 +16,6 @@ from fractions import Fraction
 from math import comb
 from pathlib import Path
 
-from harness import files, outside
-from harness.messages import decode, encode
-
 import programs
 import pytest
 
@@ -23,7 +23,10 @@ import humaneval
 from humaneval import check_all, check_correctness, estimate_pass_at_k
 
 ROOT = Path(__file__).parents[1]
-OFFICIAL = files.find_benchmark("HumanEval.jsonl.gz")
+
+
+def official_problems():
+    return humaneval.read_problems(files.find_benchmark("HumanEval.jsonl.gz"))
 
 
 def run(script, *args, env=None):
@@ -223,7 +226,7 @@ def test_selftest_passes_on_the_official_file():
 
 
 def test_score_reports_writes_results_and_says_what_is_missing(tmp_path):
-    problems = humaneval.read_problems(OFFICIAL)
+    problems = official_problems()
     solve = lambda t: problems[t]["canonical_solution"]
     records = [{"task_id": t, "completion": c, **({"prompt_logprob": [-10.0 * (i + 1), 10]} if j == 0 else {})}
                for i, t in enumerate(["HumanEval/0", "HumanEval/1", "HumanEval/2"])
@@ -250,23 +253,23 @@ def test_bad_sample_files_are_one_line(line, words, tmp_path):
     path = tmp_path / "s.jsonl"
     path.write_text('{"task_id": "HumanEval/0", "completion": "    pass"}\n' + line + "\n")
     with pytest.raises(ValueError, match=words):
-        humaneval.score(humaneval.read_problems(OFFICIAL), path)
+        humaneval.score(official_problems(), path)
     assert not (tmp_path / "s_results.jsonl").exists()
 
 
 def test_generations_of_the_bigcode_harness_are_read_with_their_prompts_stripped_or_not(tmp_path):
-    problems = humaneval.read_problems(OFFICIAL)
+    problems = official_problems()
     first, second = list(problems.values())[:2]
     path = tmp_path / "generations.json"
     path.write_text(json.dumps([[first["prompt"] + first["canonical_solution"], first["prompt"].strip() + "\n    return 0\n"],
                                 [second["prompt"].strip() + "\n" + second["canonical_solution"]]]))
-    verdicts = check_all([(problems[r["task_id"]], r["completion"]) for r in humaneval.read_generations(path, problems)])
+    verdicts = check_all([(problems[r["task_id"]], r["completion"]) for r in samples.read_generations(path, problems)])
     assert [(v["task_id"], v["passed"]) for v in verdicts] == [(first["task_id"], True), (first["task_id"], False),
                                                                (second["task_id"], True)]
     for wrong in ("{}", "[[1]]", json.dumps([["x = 1"]]), json.dumps([[]] * 165)):
         path.write_text(wrong)
         with pytest.raises(ValueError, match="generations.json"):
-            humaneval.read_generations(path, problems)
+            samples.read_generations(path, problems)
 
 
 def test_bad_flags_exit_with_2_and_one_line(tmp_path):
@@ -349,7 +352,7 @@ def test_the_prompt_goes_in_untouched(tmp_path):
         def turn(self, texts, *args, **kwargs):
             seen.extend(texts)
             return [("    return 1\n", "stop")] * len(texts)
-    problems = humaneval.read_problems(OFFICIAL)
+    problems = official_problems()
     humaneval.generate(problems, tmp_path / "s.jsonl", {"n": 1, "max_new_tokens": 8}, Chat,
                        lambda texts: [(-1.0, 1)] * len(texts), None, batch_size=41)
     assert seen == [p["prompt"] for p in problems.values()]
@@ -732,7 +735,7 @@ def test_a_known_solution_may_be_a_whole_program(tmp_path):
     problem = own({"plain": PLAIN})["T/plain"]
     problem["solution"] = problem["prompt"] + problem.pop("canonical_solution")
     problems = humaneval.read_problems(write_lines(tmp_path / "own.jsonl", [problem]))
-    assert humaneval.find_ways(problems) == {"T/plain": "outside"}
+    assert ways.find_ways(problems, check_all) == {"T/plain": "outside"}
 
 
 def test_a_score_of_another_file_is_not_called_humaneval(tmp_path, capsys):
@@ -746,7 +749,7 @@ def test_a_score_of_another_file_is_not_called_humaneval(tmp_path, capsys):
     path = write_lines(
         tmp_path / "s.jsonl", [{"task_id": "HumanEval/0", "completion": "    pass\n"}]
     )
-    report = humaneval.score(humaneval.read_problems(OFFICIAL), path)
+    report = humaneval.score(official_problems(), path)
     assert (
         report["benchmark"] == "humaneval"
         and report["official"] is True
@@ -758,7 +761,7 @@ def test_a_score_of_another_file_is_not_called_humaneval(tmp_path, capsys):
 
 
 def test_earlier_results_outlive_every_score_that_does_not_end(tmp_path, monkeypatch):
-    problems, results = humaneval.read_problems(OFFICIAL), tmp_path / "s_results.jsonl"
+    problems, results = official_problems(), tmp_path / "s_results.jsonl"
     path = write_lines(
         tmp_path / "s.jsonl", [{"task_id": "HumanEval/0", "completion": "    pass\n"}]
     )

@@ -1,9 +1,9 @@
 """Laws of MTPB: histories byte for byte, every branch of both comparisons, verdicts of programs that crash, hang or cheat."""
-import json
-from collections import Counter
-
 from harness.files import find_benchmark
 from harness.prints import print_last
+
+import json
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -11,7 +11,10 @@ import pytest
 import mtpb
 from mtpb import check_equivalence, check_strict, decode_printed, fill, judge, judge_all, read_problems
 
-PROBLEMS = read_problems(find_benchmark("mtpb.jsonl"))
+try:
+    PROBLEMS = read_problems(find_benchmark("mtpb.jsonl"))
+except ValueError as absent:        # these laws are about that very file
+    pytest.skip(str(absent), allow_module_level=True)
 BY_ID = {p["id"]: p for p in PROBLEMS}
 
 

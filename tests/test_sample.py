@@ -1,4 +1,6 @@
 """Laws of sampling: the nucleus against a NumPy loop, rows that do not see their batch, stop rules, the session."""
+from harness import outside, session
+
 import contextlib
 import dataclasses
 import json
@@ -11,8 +13,6 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-
-from harness import outside, session
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,8 @@
 """Laws of training: schedule, optimizer, sharded equals single, accumulation, resume, checkpoints that survive."""
+from harness import hosts
+from harness.cli import cli
+from harness.folder import read_config_json
+
 import dataclasses
 import json
 import os
@@ -13,10 +17,6 @@ import time
 import types
 from functools import partial
 from pathlib import Path
-
-from harness import hosts
-from harness.cli import cli
-from harness.folder import read_config_json
 
 import jax
 import jax.numpy as jnp

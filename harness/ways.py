@@ -1,0 +1,154 @@
+"""Judging a HumanEval-like file of one's own, whose tests may need more than plain values.
+
+A way is how the problem of such a file is judged: outside, as the official ones; inside, by its
+tests beside the program (checks.py), which is weaker; else it is a text, why it cannot be judged.
+"""
+from harness.problems import EMPTY, helpers_of, known_solution, program_of
+from harness.reports import title_of
+
+import json
+import secrets
+import time
+from collections import Counter
+
+OUTSIDE, INSIDE = "outside", "inside"
+
+# ---- beside the program --------------------------------------------------------------------------
+
+def job_beside(item):
+    """What the isolated process gets where the tests run there too. item: (problem, sample)."""
+    problem, sample = item
+    return {"secret": "", "source": program_of(problem, sample),
+            "entry_point": problem["entry_point"], "test": problem["test"]}
+
+
+def run_beside(item, channel, said):
+    """Note "passed" or why not, with the tests in the isolated process, beside the program. What
+    counts is a secret: it goes in once the program is defined, and comes back once the tests
+    returned."""
+    reply = channel.receive()
+    if "error" not in reply:
+        secret = secrets.token_hex(16)
+        channel.send({"secret": secret})
+        reply = channel.receive()
+        if reply == {"secret": secret}:
+            said.append("passed")
+            return
+    error = str(reply.get("error", "no answer"))[:300]
+    known = {"AssertionError": "failed: wrong answer", "MemoryError": "out of memory"}
+    said.append(known.get(error.split(":")[0], f"failed: {error}"))
+
+
+# ---- which way -----------------------------------------------------------------------------------
+
+def find_ways(problems, check):
+    """How each problem of a file of one's own can be judged -> {task_id: way}.
+    check(items, inside=task_ids) judges as humaneval.check_all.
+
+    Outside where its known solution passes so (or none is known); inside where it passes only so,
+    or where only so the tests see what a solution does to its arguments."""
+    way_of = dict.fromkeys(problems, OUTSIDE)
+    known = [(p, known_solution(p)) for p in problems.values() if known_solution(p) is not None]
+    outside = check(known)
+    failed = [(item, v["result"]) for item, v in zip(known, outside) if not v["passed"]]
+    beside = check([item for item, _ in failed], inside=problems)
+    for ((p, _), result), v in zip(failed, beside):
+        why = f"its own solution fails, outside ({result}) and beside its tests ({v['result']})"
+        way_of[p["task_id"]] = INSIDE if v["passed"] else why
+    passed = [item for item, v in zip(known, outside) if v["passed"]]
+    spoilt = [(p, careless_solution(p)) for p, _ in passed]
+    beside = check([*spoilt, *passed], inside=problems)
+    for (p, _), bad, good in zip(passed, beside, beside[len(spoilt):]):
+        if good["passed"] and not bad["passed"]:
+            way_of[p["task_id"]] = INSIDE
+    return way_of
+
+
+CARELESS = """
+def careless(function):
+    def spoil(*args, **kwargs):
+        from copy import deepcopy
+        result = function(*deepcopy(args), **deepcopy(kwargs))
+        for x in (*args, *kwargs.values()):
+            if isinstance(x, (list, dict, set)):
+                if type(x) is type(result) and x == result:
+                    return x
+                x.clear()
+        return result
+    return spoil
+NAME = careless(NAME)
+"""
+
+
+def careless_solution(problem):
+    """The known solution, but it returns an argument itself where that equals the result, and
+    empties other arguments. Tests that look at arguments after a call see it only beside the
+    program."""
+    wrapper = CARELESS.replace("NAME", problem["entry_point"])
+    return {"solution": f"{helpers_of(problem)}\n{wrapper}"}
+
+
+def is_judged(way) -> bool:
+    return way in (OUTSIDE, INSIDE)
+
+
+def inside_of(way_of) -> set:
+    """The task_ids of the problems whose tests run beside the program."""
+    return {task for task, way in way_of.items() if way == INSIDE}
+
+
+def choose(records, problems, check, source):
+    """-> (the records that can be judged, the task_ids whose tests run beside the program, what the
+    report says of it). source: the problem file where it is not the official one; an official
+    one's problems are all judged outside."""
+    if not source:
+        return records, set(), {}
+    way_of = find_ways(problems, check)
+    told = tell_ways(way_of, records, problems, source)
+    judged = [r for r in records if is_judged(way_of[r["task_id"]])]
+    return judged, inside_of(way_of), {"judging": told}
+
+
+def judge_each(items, inside, by_calls, beside):
+    """Judge (problem, sample) pairs by the way of their problem -> results in order. by_calls and
+    beside judge lists of them."""
+    is_inside = [p["task_id"] in inside for p, _ in items]
+    outer = iter(by_calls([item for item, there in zip(items, is_inside) if not there]))
+    inner = iter(beside([item for item, there in zip(items, is_inside) if there]))
+    return [next(inner if there else outer) for there in is_inside]
+
+
+def tell_ways(way_of, records, problems, source):
+    """Say how a problem file that is not the official one is judged -> the same for the report."""
+    samples, kinds = Counter(r["task_id"] for r in records), Counter(way_of.values())
+    not_judged = {t: way for t, way in way_of.items() if not is_judged(way)}
+    unknown = sum(known_solution(p) is None for p in problems.values())
+    print(f"{source} is not the official HumanEval: of its {len(way_of)} problems {kinds[OUTSIDE]} "
+          f"are judged outside, {kinds[INSIDE]} by tests beside the program, which is weaker, "
+          f"{len(not_judged)} not at all")
+    if unknown:
+        print(f"{unknown} have no known solution: that they can be judged outside is not known")
+    for task, why in not_judged.items():
+        print(f"not judged: {task}: {why}; samples that count nowhere: {samples[task]}")
+    return {"outside": kinds[OUTSIDE], "inside": kinds[INSIDE], "without_known_solution": unknown,
+            "not_judged": not_judged}
+
+
+def selftest(problems, check, source):
+    """See humaneval.selftest."""
+    if any(known_solution(p) is None for p in problems.values()):
+        raise ValueError("the self-test needs a canonical_solution, a text, in each problem")
+    begun = time.perf_counter()
+    _, inside, _ = choose([], problems, check, source)
+    passes = {}
+    kinds = {"canonical solutions": known_solution, "empty bodies": lambda problem: EMPTY}
+    for name, sample in kinds.items():
+        items = [(p, sample(p)) for p in problems.values()]
+        passes[name] = sum(v["passed"] for v in check(items, inside=inside))
+        print(f"{name}: {passes[name]}/{len(problems)} pass")
+    right = passes == {"canonical solutions": len(problems), "empty bodies": 0}
+    print(json.dumps(title_of("humaneval", source) | {
+        "selftest": "passed" if right else "failed", "problems": len(problems), "figures": passes,
+        "seconds": round(time.perf_counter() - begun, 2)}))
+    if not right:
+        raise ValueError("the self-test failed: no score of this machine means anything")
