@@ -7,7 +7,8 @@ Letters used in every shape comment and einsum:
 
 The model takes mesh axes as arguments, `tp` (tensor parallel) and `fsdp` (sharded parameters). On a
 laptop they are (), and every collective over () is the identity. Inside `jax.shard_map` (train.py)
-they are names; H, F and V are then the local shares H/tp, F/tp, V/tp, and the same lines run on a pod.
+they are names; H, F and V are then the local shares H/tp, F/tp, V/tp, and the same lines run on a
+pod.
 
     python model.py import --hf DIR --out CKPT      released weights to a checkpoint
     python model.py export --ckpt CKPT --hf DIR     a checkpoint to a folder that transformers opens
@@ -44,7 +45,7 @@ class Config:
     n_embd: int = 128
     rotary_dim: int = 16      # R: how many of a head's K dims are rotated (even)
     block_size: int = 256     # the context: the longest sequence that is trained on or sampled
-    vocab_size: int = 512     # V: at least the tokenizer's entries, padded so that it divides over tp
+    vocab_size: int = 512     # V: at least the tokenizer's entries, padded to divide over tp
     dtype: str = "float32"    # of activations and matrix products; the weights stay float32
 
     @property
@@ -54,15 +55,16 @@ class Config:
     def __post_init__(self):
         check(asdict(self), CONFIG_SCHEMA)
         if self.n_embd % self.n_head:
-            raise ValueError(f"n_embd {self.n_embd} does not divide into n_head {self.n_head} heads: "
-                             "change --n_head")
+            raise ValueError(f"n_embd {self.n_embd} does not divide into n_head {self.n_head} "
+                             "heads: change --n_head")
         if self.rotary_dim % 2 or self.rotary_dim > self.head_dim:
-            raise ValueError(f"rotary_dim {self.rotary_dim} must be even and at most n_embd / n_head = "
-                             f"{self.head_dim}: change --rotary_dim")
+            raise ValueError(f"rotary_dim {self.rotary_dim} must be even and at most n_embd / "
+                             f"n_head = {self.head_dim}: change --rotary_dim")
         weights = 12 * self.n_layer * self.n_embd ** 2 + 2 * self.vocab_size * self.n_embd
         if weights > 10 ** 13:
-            raise ValueError(f"n_layer {self.n_layer}, n_embd {self.n_embd} and vocab_size {self.vocab_size} "
-                             f"make {weights:.1e} weights, and nobody has room for more than 1e13")
+            raise ValueError(f"n_layer {self.n_layer}, n_embd {self.n_embd} and vocab_size "
+                             f"{self.vocab_size} make {weights:.1e} weights, and nobody has room "
+                             "for more than 1e13")
 
 
 # What a Config's sizes may be, also in a checkpoint's config.json (see harness.files.check).
@@ -72,7 +74,7 @@ CONFIG_SCHEMA = dict(
 
 # Four models small enough for a laptop, and the paper's sizes (released configurations; 1B is
 # jaxformer's and not in the paper). V = 51200 is GPT-2's 50257 tokens and 38 runs of whitespace,
-# padded so that it divides over 8 cores. With 33 layers the "6.1B" model really has 7.06B parameters.
+# padded so that it divides over 8 cores. With 33 layers the "6.1B" model has 7.06B parameters.
 paper = partial(Config, block_size=2048, vocab_size=51200)
 CONFIGS = {
     "0.1M":  Config(n_layer=2, n_head=2, n_embd=48, rotary_dim=12),
@@ -92,7 +94,7 @@ CONFIGS = {
 def param_table(config: Config) -> dict:
     """name -> (shape, how it lies on the mesh, init): the only place that knows these three.
 
-    init > 0 is the std of a truncated normal, 0 zeros, None ones. The L layers' weights are stacked.
+    init > 0 is the std of a truncated normal, 0 zeros, None ones. Layers' weights are stacked.
     `tp` splits heads, feed-forward and vocabulary; `fsdp` splits what is left of each large matrix.
 
     Two quirks of jaxformer are left out: its embedding has a bias (its release adds it into the
@@ -128,12 +130,14 @@ FSDP_AXIS = {name: spec.index("fsdp") - (name in LAYER)
 
 
 def init_params(key, config: Config) -> dict:
-    """Fresh float32 weights, name -> array, as jaxformer's modules.py starts. The same on any mesh."""
+    """Fresh float32 weights, name -> array, as jaxformer's modules.py starts; the same on any
+    mesh."""
     table = param_table(config)
     params = {}
     for i, (name, (shape, _, std)) in enumerate(table.items()):
         if std:
-            draws = jax.random.truncated_normal(jax.random.fold_in(key, i), -2, 2, shape, jnp.float32)
+            own = jax.random.fold_in(key, i)
+            draws = jax.random.truncated_normal(own, -2, 2, shape, jnp.float32)
             params[name] = std * draws
         else:
             params[name] = jnp.ones(shape) if std is None else jnp.zeros(shape)
@@ -290,7 +294,7 @@ def embed(wte, ids, dtype, tp=()):
 
 
 def over_layers(layer, x, each, n_layer: int):
-    """x through layer(x, each[i]) -> (x, out) for i = 0 ... L-1. Returns (x, outs, laid out as each).
+    """x through layer(x, each[i]) -> (x, out) for i = 0 ... L-1. Returns (x, outs, as each).
 
     each: name -> array (L, ...), and one compiled layer is run L times; or name -> tuple of L
     arrays (`unstack`), and the program has L layers."""
@@ -468,9 +472,8 @@ def is_hf(folder) -> bool:
 
 
 def read_meta(folder, tokenizer=None) -> dict:
-    """config.json of a checkpoint, its tokenizer ready for get_tokenizer. ValueError if it is damaged.
-
-    For a Hugging Face folder the same, made up, and said which tokenizer it has."""
+    """config.json of a checkpoint, its tokenizer ready for get_tokenizer; for a Hugging Face folder
+    the same, made up, and said which tokenizer it has. ValueError if it is damaged."""
     if is_hf(folder):
         import hf.config
         import hf.tokenizer
@@ -484,7 +487,8 @@ def read_meta(folder, tokenizer=None) -> dict:
     meta["model"] = dict(dtype="float32") | meta["model"]
     check(meta["model"], CONFIG_SCHEMA, where)
     if unknown := meta["model"].keys() - CONFIG_SCHEMA.keys():
-        raise ValueError(f"{where}another version wrote it, its model has {', '.join(sorted(unknown))}")
+        raise ValueError(f"{where}another version wrote it, its model has "
+                         + ", ".join(sorted(unknown)))
     name = meta["tokenizer"]
     if name.endswith(".tiktoken"):
         if name != Path(name).name:
@@ -494,13 +498,16 @@ def read_meta(folder, tokenizer=None) -> dict:
 
 
 def check_rows(name, config: Config, folder):
-    """Say which tokenizer a Hugging Face folder gets. ValueError if the embedding lacks rows for its ids."""
+    """Say which tokenizer a Hugging Face folder gets. ValueError if its ids outnumber the rows of
+    the embedding."""
     n_vocab = get_tokenizer(name).n_vocab
     if n_vocab > config.vocab_size:
-        raise ValueError(f"{folder}: tokenizer {name} has {n_vocab:,} ids and the embedding {config.vocab_size:,} "
-                         "rows: name the right one with python model.py import --tokenizer")
+        raise ValueError(f"{folder}: tokenizer {name} has {n_vocab:,} ids and the embedding "
+                         f"{config.vocab_size:,} rows: name the right one with python model.py "
+                         "import --tokenizer")
     if jax.process_index() == 0:
-        print(f"# {folder}: tokenizer {name}, {n_vocab:,} ids of {config.vocab_size:,} rows", file=sys.stderr)
+        print(f"# {folder}: tokenizer {name}, {n_vocab:,} ids of {config.vocab_size:,} rows",
+              file=sys.stderr)
 
 
 def load_params(folder, config: Config, mesh=None, dtype="float32", mp_num=None):
@@ -512,15 +519,18 @@ def load_params(folder, config: Config, mesh=None, dtype="float32", mp_num=None)
         import hf.weights
         return hf.weights.read_hf(folder, config, mesh, dtype, mp_num)
     if mp_num is not None:
-        raise ValueError(f"--mp_num is for Hugging Face folders, and {folder} is a checkpoint: leave it out")
+        raise ValueError(f"--mp_num is for Hugging Face folders, and {folder} is a checkpoint: "
+                         "leave it out")
     params, to = {}, tpu_mesh.shardings(param_table(config), mesh)
-    for name, (shape, _, init) in param_table(config).items():      # one by one, or a cast would hold all of them twice
+    # One by one, because a cast of all would hold all of them twice.
+    for name, (shape, _, init) in param_table(config).items():
         wanted = {f"params/{name}": jax.ShapeDtypeStruct(shape, jnp.float32, sharding=to[name])}
-        params[name] = tpu_mesh.load_arrays(folder, wanted)[f"params/{name}"].astype(dtype if init else "float32")
+        weight = tpu_mesh.load_arrays(folder, wanted)[f"params/{name}"]
+        params[name] = weight.astype(dtype if init else "float32")
     return params
 
 
-# ------------------------------------------- doors to hf/ ---------------------------------------------------------
+# ---- doors to hf/ --------------------------------------------------------------------------------
 
 def import_hf(folder):
     """A Hugging Face CodeGen folder -> (config, params), float32 on one device."""
