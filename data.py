@@ -412,7 +412,9 @@ def prepare(args):
         raise ValueError(f"{error}{counted}") from None
     print(f"{meta['files_seen']:,} files, {files.words()}")
     print_totals(meta)
-    print(f"written to {args.out}. Next:  python train.py --data {args.out}")
+    # A folder of its own, because --out_dir is `out` by default and may hold a run already.
+    print(f"written to {args.out}. Next:  python train.py --data {args.out} "
+          f"--out_dir out-{Path(args.out).resolve().name}")
 
 
 def parser():
