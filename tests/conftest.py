@@ -1,4 +1,5 @@
 """Eight virtual CPU devices for every test, and the benchmark files of a folder beside the checkout where there is one."""
+import contextlib
 import os
 import signal
 import tempfile
@@ -28,30 +29,26 @@ MISSING = {"GPT-2's vocabulary cannot be loaded": "GPT-2's vocabulary is not her
            "is not here and cannot be downloaded": "the benchmark files are not here (CODEGEN_BENCHMARKS), nor a network"}
 
 
-def lacking(error):
-    """Why a test that ended so could not be run here; None if it failed."""
-    said = str(error)
-    return next((why for words, why in MISSING.items() if words in said), None)
+@contextlib.contextmanager
+def skipped_where_lacking():
+    try:
+        yield
+    except Exception as error:
+        if why := next((why for words, why in MISSING.items() if words in str(error)), None):
+            pytest.skip(why)
+        raise
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_setup(item):
-    try:
+    with skipped_where_lacking():
         return (yield)
-    except Exception as error:
-        if why := lacking(error):
-            pytest.skip(why)
-        raise
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item):
-    try:
+    with skipped_where_lacking():
         return (yield)
-    except Exception as error:
-        if why := lacking(error):
-            pytest.skip(why)
-        raise
 
 
 @pytest.fixture(scope="session")
