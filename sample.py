@@ -6,6 +6,7 @@
 """
 from harness import flags
 from harness.cli import CORES, cli, one_line_errors
+from harness.problems import PREFIX  # how every history of the paper's benchmark begins
 from harness.session import run_program, talk  # noqa: F401 (run_program is for who imports us)
 
 import argparse
@@ -525,10 +526,6 @@ def load(ckpt, dtype=None, mp_num=None):
 
 
 # ---- the session ---------------------------------------------------------------------------------
-
-# How every history of the paper's benchmark begins.
-PREFIX = "# Import libraries.\n\nimport numpy as np\n\n"
-
 
 def session(params, config, tokenizer, args):
     """Each line is a turn; the model answers with a subprogram and sees all that came before

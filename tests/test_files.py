@@ -172,6 +172,33 @@ def test_samples_belong_to_one_model_wherever_it_lies(made):
     assert state(made.parent) == before
 
 
+@pytest.mark.parametrize("name", ["humaneval", "mtpb"])
+def test_samples_of_another_model_are_refused_before_a_model_is_loaded(name, made, monkeypatch):
+    import importlib
+
+    import jax.numpy as jnp
+
+    import sample as sampling
+    import tpu_mesh
+
+    def load(*args):
+        raise AssertionError("a model was loaded")
+
+    monkeypatch.setattr(sampling, "load", load)
+    monkeypatch.setattr(tpu_mesh, "start", lambda: None)
+    meta = {"model": {}, "tokenizer": "bytes"}
+    tpu_mesh.save_checkpoint(made.parent / "out", 1, {"w": jnp.zeros(3)}, meta)
+    script = importlib.import_module(name)
+    flags = ["generate", "--ckpt", str(made.parent / "out"), "--out", str(made)]
+    args, before = script.parser().parse_args(flags), state(made.parent)
+    problems = files.find_benchmark(
+        "HumanEval.jsonl.gz" if name == "humaneval" else "mtpb.jsonl"
+    )
+    with pytest.raises(ValueError, match="is of another model, step 5"):
+        script.generate_command(args, problems)
+    assert state(made.parent) == before
+
+
 def test_a_file_that_does_not_say_its_model_is_not_gone_on_with(made):
     old = {k: v for k, v in SETTINGS.items() if k != "checkpoint"}
     Path(f"{made}.json").write_text(json.dumps(old))
