@@ -185,7 +185,7 @@ def test_samples_of_another_model_are_refused_before_a_model_is_loaded(name, mad
         raise AssertionError("a model was loaded")
 
     monkeypatch.setattr(sampling, "load", load)
-    monkeypatch.setattr(tpu_mesh, "start", lambda: None)
+    monkeypatch.setattr(tpu_mesh, "find_devices", lambda: None)
     meta = {"model": {}, "tokenizer": "bytes"}
     tpu_mesh.save_checkpoint(made.parent / "out", 1, {"w": jnp.zeros(3)}, meta)
     script = importlib.import_module(name)
