@@ -13,7 +13,8 @@ report counts them (harness/ways.py). Scoring never imports JAX.
 """
 from harness import benchmark, flags, reports, samples, ways
 from harness.cli import CORES, call_script, cli, pass_flags
-from harness.folder import fingerprint
+from harness.devices import find_devices
+from harness.folder import find_checkpoint, fingerprint
 from harness.messages import decode, encode
 from harness.outside import first_worker, run_programs
 from harness.problems import fault_of, helpers_of, program_of, read_humaneval
@@ -336,9 +337,8 @@ def load_model(args, names, path, stop):
 
     Imports JAX, so only what generates calls this, and only once the problem file is read."""
     import sample
-    import tpu_mesh
-    tpu_mesh.find_devices()
-    folder = tpu_mesh.find_checkpoint(args.ckpt)
+    find_devices()
+    folder = find_checkpoint(args.ckpt)
     settings = {name: getattr(args, name) for name in names}
     settings["checkpoint"] = fingerprint(folder)
     settings["problems_sha256"] = hashlib.sha256(Path(path).read_bytes()).hexdigest()

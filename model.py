@@ -14,17 +14,16 @@ pod.
     python model.py export --ckpt CKPT --hf DIR     a checkpoint to a folder that transformers opens
 """
 from harness.cli import cli
-from harness.files import check, read_json
-from harness.folder import read_config_json
+from harness.folder import checkpoint_meta, is_hf
+from harness.sizes import check_sizes
 
-import sys
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 from fast.attention import fused_attention, kernel_for
-from fast.rotary import rotary as fast_rotary
-from fast.weights import Turned, turn, unroll
+from fast.compiler import platform
+from fast.rotary import rotary as rotary_by_product
+from fast.weights import Turned, turn, unrolled
 
 import jax
 import jax.numpy as jnp
@@ -33,7 +32,6 @@ from jax import lax
 from jax.sharding import PartitionSpec as P
 
 import tpu_mesh
-from data import get_tokenizer
 from tpu_mesh import gather, vary
 
 
@@ -53,28 +51,13 @@ class Config:
         return self.n_embd // self.n_head
 
     def __post_init__(self):
-        check(asdict(self), CONFIG_SCHEMA)
-        if self.n_embd % self.n_head:
-            raise ValueError(f"n_embd {self.n_embd} does not divide into n_head {self.n_head} "
-                             "heads: change --n_head")
-        if self.rotary_dim % 2 or self.rotary_dim > self.head_dim:
-            raise ValueError(f"rotary_dim {self.rotary_dim} must be even and at most n_embd / "
-                             f"n_head = {self.head_dim}: change --rotary_dim")
-        weights = 12 * self.n_layer * self.n_embd ** 2 + 2 * self.vocab_size * self.n_embd
-        if weights > 10 ** 13:
-            raise ValueError(f"n_layer {self.n_layer}, n_embd {self.n_embd} and vocab_size "
-                             f"{self.vocab_size} make {weights:.1e} weights, and nobody has room "
-                             "for more than 1e13")
+        check_sizes(self)
 
-
-# What a Config's sizes may be, also in a checkpoint's config.json (see harness.files.check).
-CONFIG_SCHEMA = dict(
-    n_layer=(1, 10_000), n_head=(1, 2 ** 16), n_embd=(1, 2 ** 20), rotary_dim=(0, 2 ** 16),
-    block_size=(1, 2 ** 20), vocab_size=(1, 2 ** 24), dtype={"float32", "bfloat16"})
 
 # Four models small enough for a laptop, and the paper's sizes (released configurations; 1B is
-# jaxformer's and not in the paper). V = 51200 is GPT-2's 50257 tokens and 38 runs of whitespace,
-# padded so that it divides over 8 cores. With 33 layers the "6.1B" model has 7.06B parameters.
+# jaxformer's and not in the paper) with their numbers of parameters. V = 51200 is GPT-2's 50257
+# tokens and 38 runs of whitespace, padded so that tp 4 and 8 divide it. With 33 layers the "6.1B"
+# model has 7.06B parameters.
 paper = partial(Config, block_size=2048, vocab_size=51200)
 CONFIGS = {
     "0.1M":  Config(n_layer=2, n_head=2, n_embd=48, rotary_dim=12),
@@ -94,16 +77,20 @@ CONFIGS = {
 def param_table(config: Config) -> dict:
     """name -> (shape, how it lies on the mesh, init): the only place that knows these three.
 
-    init > 0 is the std of a truncated normal, 0 zeros, None ones. Layers' weights are stacked.
-    `tp` splits heads, feed-forward and vocabulary; `fsdp` splits what is left of each large matrix.
+    init: the std of a truncated normal for a matrix; of vectors 0 means zeros, None ones. Layers'
+    weights are stacked. `tp` splits heads, feed-forward and vocabulary; `fsdp` splits what is left
+    of each large matrix.
+
+    The stds are jaxformer's: 1 / sqrt(fan in), which for wte is V, because there a token is a row
+    of V numbers, all 0 but one. What adds to the stream x shrinks with the number of layers that
+    do, and by the same rule in fc_out, whose fan in is 4D.
 
     Two quirks of jaxformer are left out: its embedding has a bias (its release adds it into the
     weight, so nothing is lost), and it decays stacked vectors as if they were matrices.
     """
     c = config
     L, D, H, K, F, V = c.n_layer, c.n_embd, c.n_head, c.head_dim, 4 * c.n_embd, c.vocab_size
-    into = D ** -0.5            # 1 / sqrt(fan in)
-    out = 2 / L * D ** -0.5     # what writes to the residual stream shrinks with L
+    into, out = D ** -0.5, 2 / L * D ** -0.5
     return {
         "wte":         ((V, D),          P("tp", "fsdp"),                   V ** -0.5),
         "ln_1.scale":  ((L, D),          P(),                               None),
@@ -122,11 +109,12 @@ def param_table(config: Config) -> dict:
 
 
 TABLE = param_table(Config())       # for what does not depend on sizes: names and specs
-# A layer's weights, which are stacked; the others are there once.
-LAYER = tuple(name for name in TABLE if not name.startswith(("wte", "ln_f", "lm_head")))
-# The axis of a matrix (of one layer's) that is split over fsdp, and along which it is gathered.
-FSDP_AXIS = {name: spec.index("fsdp") - (name in LAYER)
-             for name, (_, spec, _) in TABLE.items() if "fsdp" in spec}
+LAYER = tuple(n for n in TABLE if not n.startswith(("wte", "ln_f", "lm_head")))     # one a layer
+MATRICES = tuple(n for n, (_, _, init) in TABLE.items() if init)    # no biases, no LayerNorms
+# The axis along which a matrix is gathered from fsdp; a layer's lost its first axis, L, by then:
+# {"wte": 1, "qkv_proj": 0, "out_proj": 2, "fc_in": 0, "fc_out": 1, "lm_head": 0}
+FSDP_AXIS = {n: spec.index("fsdp") - (1 if n in LAYER else 0)
+             for n, (_, spec, _) in TABLE.items() if "fsdp" in spec}
 
 
 def init_params(key, config: Config) -> dict:
@@ -151,14 +139,16 @@ def num_params(config: Config) -> int:
 
 
 def flops_per_token(config: Config) -> float:
-    """Matrix-product FLOPs of one training token, attention's causal half included.
+    """Matrix-product FLOPs of one training token.
 
-    Each weight that multiplies the token costs 2 forward and 4 backward; a query meets T/2 keys on
-    average, in two products of D each.
+    A layer has 4 D^2 weights in attention and 8 D^2 in the MLP, and each costs 2 FLOPs forward (a
+    product, a sum) and twice that backward. A query meets T/2 keys on average, in two products of D
+    terms each: q with a key, and a weight with a value.
     """
-    c = config
-    weights = c.n_layer * 12 * c.n_embd ** 2 + c.n_embd * c.vocab_size
-    return 6 * weights + 3 * c.n_layer * 2 * c.block_size * c.n_embd
+    L, D, T, V = config.n_layer, config.n_embd, config.block_size, config.vocab_size
+    weights = L * (4 + 8) * D ** 2 + D * V
+    attention = L * 2 * D * T // 2
+    return (2 + 4) * (weights + attention)
 
 
 # ---- the Transformer -----------------------------------------------------------------------------
@@ -178,7 +168,7 @@ def rotary(x, positions, rotary_dim: int):
 
     The score of a rotated q and k then depends only on how far apart they are. The other K - R dims
     pass through. x: (B, H, T, K), positions: (B or 1, T). Angles are float32, because in bf16
-    position 257 would be rounded to 256. `block` calls fast/rotary.py, the same as one product.
+    position 257 would be rounded to 256.
     """
     R = rotary_dim
     speed = np.float32(10000 ** (-np.arange(0, R, 2) / max(R, 1)))       # (R/2,)
@@ -197,7 +187,7 @@ def attention(q, k, v):
     """softmax(q k^T / sqrt(K)) v, each token looking at itself and back. -> (B, H, T, K)
 
     q, k, v: (B, H, T, K). TPUs and GPUs have a kernel for it, the others take the plain form."""
-    kernel = kernel_for(tpu_mesh.platform(), q)
+    kernel = kernel_for(platform(), q)
     return fused_attention(kernel, q, k, v) if kernel else plain_attention(q, k, v)
 
 
@@ -211,30 +201,33 @@ def plain_attention(q, k, v):
     T, outs = q.shape[2], []
     for start in range(0, T, QUERIES):
         end = min(start + QUERIES, T)
-        seen = jnp.arange(end) <= jnp.arange(start, end)[:, None]        # (chunk, end)
-        outs.append(attend(q[:, :, start:end], [(k[:, :, :end], v[:, :, :end])], seen))
+        mask = jnp.arange(end) <= jnp.arange(start, end)[:, None]        # (chunk, end)
+        outs.append(attend(q[:, :, start:end], [(k[:, :, :end], v[:, :, :end])], mask))
     return jnp.concatenate(outs, 2)
 
 
-def attend(q, parts, seen):
+def attend(q, parts, mask):
     """Softmax in float32 over the keys that a query may see, then the average of their values.
 
-    q: (B, H, T, K). parts: keys and values that stand one behind the other, [(k, v), ...], each
-    (B, H, S, K). seen: bool, for all keys, broadcast to (B, H, T, S + ...). -> (B, H, T, K). The
-    mask is a finite -1e10, because a row of -inf alone would turn into NaN.
+    q: (B, H, T, K). parts: [(keys, values)], each (B, H, S, K): one pair here, and two where tokens
+    are made, the long cache and the newest, because to join them would copy the cache. mask: True
+    where a query sees a key, for all keys: broadcast to (B, H, T, sum of S). -> (B, H, T, K)
     """
     product = partial(jnp.einsum, "bhtk,bhsk->bhts", preferred_element_type=jnp.float32)
     scores = jnp.concatenate([product(q, k) for k, _ in parts], -1) * q.shape[-1] ** -0.5
-    weights = jax.nn.softmax(jnp.where(seen, scores, -1e10)).astype(q.dtype)
+    # A finite number, because a row of -inf alone would turn into NaN.
+    weights = jax.nn.softmax(jnp.where(mask, scores, -1e10)).astype(q.dtype)
     ends = np.cumsum([k.shape[2] for k, _ in parts])[:-1]
     weights = jnp.split(weights, ends, -1)                               # (B, H, T, S) each
     return sum(jnp.einsum("bhts,bhsk->bhtk", w, v) for w, (_, v) in zip(weights, parts))
 
 
 def linear(x, weights, name, fsdp=(), dtype=None):
-    """x (N, I) times the weight `name`, (I, ..., O, ...), gathered from fsdp -> (N, O).
+    """x (N, I) times the weight `name` -> (N, O) of `dtype`, x's own by default.
 
-    The sum is float32 where dtype says so. A weight laid out for a CPU knows its own product."""
+    The weight's first axes multiply to I and the others to O: qkv_proj is (D | 3, H, K), out_proj
+    (H, K | D), fc_in (D | F). It is gathered from fsdp, or it is Turned (fast/weights.py): laid out
+    for making tokens, with a product of its own."""
     w = weights[name]
     if isinstance(w, Turned):
         return w.product(x, dtype)
@@ -249,23 +242,25 @@ def block(x, w, config: Config, tp=(), fsdp=(), cache=None, lengths=None, at=0):
 
     x: (B, T, D) activations, equal on every tp rank. w: this layer's weights. Each tp rank computes
     its heads and its share of the feed-forward, and one all-reduce adds both up: one collective
-    over tp forward, one backward. For decoding there are cache, lengths and at, as in
-    cached_attention. Returns (y, the new keys and values or None).
+    over tp forward, one backward. Returns (y, new keys and values).
+
+    In training cache, lengths and at are absent and the second result is None; where tokens are
+    made one by one they say what stands before x (see cached_attention, below).
     """
     (B, T, D), dtype = x.shape, x.dtype
-    # Megatron's "f": it does nothing forward. Because h may differ between tp ranks from here on,
-    # the backward pass adds up the ranks' gradients at this place, in one all-reduce.
+    # Nothing happens here forward. Backward, the tp ranks' gradients of h are added up, in one
+    # all-reduce, because from here on h may differ between them (the operator f of Megatron-LM).
     h = vary(layer_norm(x, w["ln_1.scale"], w["ln_1.bias"]), tp)         # (B, T, D)
-    # Products of plain matrices take a CPU half the time of the same ones with B and T apart.
-    h = h.reshape(B * T, D)
+    h = h.reshape(B * T, D)         # as a plain matrix its products take a CPU half the time
 
-    heads = lambda x: x.reshape(B, T, -1, config.head_dim).swapaxes(1, 2)
+    split_heads = lambda z: z.reshape(B, T, -1, config.head_dim).swapaxes(1, 2)
     qkv = linear(h, w, "qkv_proj", fsdp)                                 # (B T, 3 H K)
-    q, k, v = map(heads, jnp.split(qkv, 3, 1))                           # (B, H, T, K) each
-    here = jnp.arange(T)[None]                                           # (1, T)
+    q, k, v = map(split_heads, jnp.split(qkv, 3, 1))                     # (B, H, T, K) each
+    positions = jnp.arange(T)[None]                                      # (1, T)
     if cache is not None:
-        here = lengths[:, None] + at + here                              # (B, T)
-    q, k = (fast_rotary(x, here, config.rotary_dim) for x in (q, k))
+        positions = lengths[:, None] + at + positions                    # (B, T)
+    # `rotary` as one product with a constant matrix; fast/rotary.py says why.
+    q, k = (rotary_by_product(z, positions, config.rotary_dim) for z in (q, k))
     if cache is None:
         a, new = attention(q, k, v), None
     else:
@@ -277,44 +272,54 @@ def block(x, w, config: Config, tp=(), fsdp=(), cache=None, lengths=None, at=0):
     m = jax.nn.gelu(m)                                                   # the tanh form
     m = linear(m, w, "fc_out", fsdp)                                     # (B T, D), of own F
 
-    # Megatron's "g": the sum over ranks. The bias comes after it, or it would be counted tp times.
+    # The sum over tp ranks (Megatron-LM's g; nothing happens here backward). The bias comes after
+    # it, because before it it would be added tp times.
     y = x + lax.psum(a + m, tp).reshape(B, T, D) + w["fc_out.bias"].astype(dtype)
     return y, new
 
 
-def embed(wte, ids, dtype, tp=()):
-    """Rows of the embedding. wte: (V, D), ids: (B, T) -> (B, T, D).
+def own_rows(ids, size, tp):
+    """Which of the vocabulary's ids stand in the `size` rows that this tp rank holds, and where:
+    rank 0 has the first, rank 1 the next, ... -> (row, 0 for an id of another rank; own: bool).
 
-    Each tp rank holds V of the vocabulary's rows (rank 0 the first V, ...) and adds zeros for the
-    ids of others; psum puts them together. The rank is lax.axis_index(tp), which is 0 for tp=()."""
-    local = ids - lax.axis_index(tp) * wte.shape[0]
-    mine = (local >= 0) & (local < wte.shape[0])
-    x = jnp.where(mine[..., None], wte[jnp.where(mine, local, 0)], 0)
+    For tp = () lax.axis_index is 0: the one rank holds all."""
+    row = ids - lax.axis_index(tp) * size
+    own = (row >= 0) & (row < size)
+    return jnp.where(own, row, 0), own
+
+
+def embed(wte, ids, dtype, tp=()):
+    """Rows of the embedding. wte: (V, D), this tp rank's rows, ids: (B, T) -> (B, T, D).
+
+    A rank has zeros for the ids of other ranks, so the sum over all is the one row that is meant."""
+    row, own = own_rows(ids, len(wte), tp)
+    x = jnp.where(own[..., None], wte[row], 0)
     return lax.psum(x, tp).astype(dtype)
 
 
 def over_layers(layer, x, each, n_layer: int):
     """x through layer(x, each[i]) -> (x, out) for i = 0 ... L-1. Returns (x, outs, as each).
 
-    each: name -> array (L, ...), and one compiled layer is run L times; or name -> tuple of L
-    arrays (`unstack`), and the program has L layers."""
+    each: name -> array (L, ...), stacked, and one compiled layer is run L times, or a tuple of L
+    arrays (`unstack`)."""
     if isinstance(each["qkv_proj"], tuple):
-        outs = []
-        for i in range(n_layer):
-            x, out = layer(x, {n: w[i] for n, w in each.items()})
-            outs.append(out)
-        return x, out and {n: tuple(o[n] for o in outs) for n in out}
+        return over_unstacked(layer, x, each, n_layer)
     return lax.scan(layer, x, each, unroll=n_layer if unrolled(n_layer) else 1)
 
 
-def unrolled(n_layer: int) -> bool:
-    """Whether the loop over stacked layers is written out on this machine."""
-    return unroll(tpu_mesh.platform(), n_layer)
+def over_unstacked(layer, x, each, n_layer: int):
+    """The same for tuples: the program has L layers, one behind the other."""
+    outs = []
+    for i in range(n_layer):
+        x, out = layer(x, {n: w[i] for n, w in each.items()})
+        outs.append(out)
+    return x, jax.tree.map(lambda *layers: layers, *outs)
 
 
 def transformer(params, ids, config: Config, tp=(), fsdp=(), remat=False):
     """ids: (B, T) -> logits (B, T, V) float32, of the vocabulary rows of this tp rank."""
     dtype = jnp.dtype(config.dtype)
+    # In float32, because in this type the gradients of all places of a token are added up.
     wte = gather(params["wte"], FSDP_AXIS["wte"], fsdp, jnp.float32)
     x = embed(wte, ids, dtype, tp)                                       # (B, T, D)
 
@@ -344,19 +349,23 @@ def forward(params, ids, config: Config):
 
 
 def cross_entropy(logits, targets, z_loss=0.0, tp=()):
-    """Token by token, -> two (B, T): the sum, and its first term alone.
+    """Token by token, -> (the sum, its first term alone), (B, T) each:
 
         -log softmax(logits)[target]  +  z_loss * logsumexp(logits)^2
 
-    logits: (B, T, V) float32 with the vocabulary split over tp, targets: (B, T). The z-loss keeps
-    the normaliser near 1 (jaxformer uses 1e-4), so that bf16 logits stay small.
+    logits: (B, T, V) float32, targets: (B, T). The vocabulary is split over tp: of 2 ranks the
+    first has the logits of ids 0 ... V-1, the second those of V ... 2V-1. Largest and sum go over
+    both; the target's logit is on one of them, and the other adds 0.
+
+    The z-loss draws logsumexp to 0 (jaxformer: 1e-4), because the first term alone leaves open
+    where the logits lie: it is the same when all of them grow by the same number.
     """
-    top = lax.pmax(lax.stop_gradient(logits).max(-1), tp)    # pmax has no derivative and needs none
-    lse = jnp.log(lax.psum(jnp.exp(logits - top[..., None]).sum(-1), tp)) + top
-    local = targets - lax.axis_index(tp) * logits.shape[-1]
-    mine = (local >= 0) & (local < logits.shape[-1])
-    hit = jnp.take_along_axis(logits, jnp.where(mine, local, 0)[..., None], -1)[..., 0]
-    nll = lse - lax.psum(jnp.where(mine, hit, 0), tp)
+    largest = lax.stop_gradient(logits).max(-1)
+    largest = lax.pmax(largest, tp)             # pmax has no derivative, and needs none
+    lse = jnp.log(lax.psum(jnp.exp(logits - largest[..., None]).sum(-1), tp)) + largest
+    row, own = own_rows(targets, logits.shape[-1], tp)
+    logit = jnp.take_along_axis(logits, row[..., None], -1)[..., 0]      # (B, T)
+    nll = lse - lax.psum(jnp.where(own, logit, 0), tp)
     return nll + z_loss * jnp.square(lse), nll
 
 
@@ -460,100 +469,62 @@ def unstack(params):
     return params
 
 
-# ---- what a folder holds -------------------------------------------------------------------------
+# ---- a model's folder ----------------------------------------------------------------------------
 # A checkpoint of train.py, or a Hugging Face folder of a CodeGen, which the modules of hf/ read.
 
-def is_hf(folder) -> bool:
-    """Whether a folder is Hugging Face's: its config.json says model_type, ours does not."""
-    try:
-        return "model_type" in read_json(Path(folder) / "config.json")
-    except ValueError:      # damaged: whoever reads it says so
-        return False
-
-
 def read_meta(folder, tokenizer=None) -> dict:
-    """config.json of a checkpoint, its tokenizer ready for get_tokenizer; for a Hugging Face folder
-    the same, made up, and said which tokenizer it has. ValueError if it is damaged."""
+    """What a folder says of its model: dict(model=sizes, tokenizer=name for get_tokenizer, ...).
+
+    tokenizer: which one, for a Hugging Face folder that does not say. ValueError if it is damaged.
+    """
     if is_hf(folder):
-        import hf.config
-        import hf.tokenizer
-        config = hf.config.hf_config(folder)
-        name = tokenizer or hf.tokenizer.read_hf_tokenizer(folder)
-        check_rows(name, config, folder)
-        return dict(model=asdict(config), tokenizer=name, recipe="finetune")
-    meta = read_config_json(folder)
-    where = f"checkpoint {folder} is damaged: config.json: "
-    check(meta, dict(model=dict, tokenizer=str), where)
-    meta["model"] = dict(dtype="float32") | meta["model"]
-    check(meta["model"], CONFIG_SCHEMA, where)
-    if unknown := meta["model"].keys() - CONFIG_SCHEMA.keys():
-        raise ValueError(f"{where}another version wrote it, its model has "
-                         + ", ".join(sorted(unknown)))
-    name = meta["tokenizer"]
-    if name.endswith(".tiktoken"):
-        if name != Path(name).name:
-            raise ValueError(f"{where}tokenizer {name!r} must be the name of a file beside it")
-        name = str(Path(folder) / name)
-    return meta | dict(tokenizer=name)
-
-
-def check_rows(name, config: Config, folder):
-    """Say which tokenizer a Hugging Face folder gets. ValueError if its ids outnumber the rows of
-    the embedding."""
-    n_vocab = get_tokenizer(name).n_vocab
-    if n_vocab > config.vocab_size:
-        raise ValueError(f"{folder}: tokenizer {name} has {n_vocab:,} ids and the embedding "
-                         f"{config.vocab_size:,} rows: name the right one with python model.py "
-                         "import --tokenizer")
-    if jax.process_index() == 0:
-        print(f"# {folder}: tokenizer {name}, {n_vocab:,} ids of {config.vocab_size:,} rows",
-              file=sys.stderr)
+        from hf.meta import hf_meta
+        return hf_meta(folder, tokenizer)
+    return checkpoint_meta(folder)
 
 
 def load_params(folder, config: Config, mesh=None, dtype="float32", mp_num=None):
-    """The weights alone of a checkpoint or a Hugging Face folder, on `mesh` (default: one device).
+    """The weights alone, on `mesh` (default: one device); matrices become `dtype`.
 
-    dtype: of matrices. mp_num: as in hf.config.blocks_of, for a Hugging Face folder."""
+    mp_num: as in hf.config.blocks_of, for a Hugging Face folder."""
     mesh = mesh or tpu_mesh.make_mesh()
     if is_hf(folder):
-        import hf.weights
-        return hf.weights.read_hf(folder, config, mesh, dtype, mp_num)
+        from hf.weights import read_hf
+        return read_hf(folder, config, mesh, dtype, mp_num)
     if mp_num is not None:
         raise ValueError(f"--mp_num is for Hugging Face folders, and {folder} is a checkpoint: "
                          "leave it out")
     params, to = {}, tpu_mesh.shardings(param_table(config), mesh)
     # One by one, because a cast of all would hold all of them twice.
-    for name, (shape, _, init) in param_table(config).items():
+    for name, (shape, _, _) in param_table(config).items():
         wanted = {f"params/{name}": jax.ShapeDtypeStruct(shape, jnp.float32, sharding=to[name])}
         weight = tpu_mesh.load_arrays(folder, wanted)[f"params/{name}"]
-        params[name] = weight.astype(dtype if init else "float32")
+        params[name] = weight.astype(dtype if name in MATRICES else "float32")
     return params
 
 
-# ---- doors to hf/ --------------------------------------------------------------------------------
-
 def import_hf(folder):
     """A Hugging Face CodeGen folder -> (config, params), float32 on one device."""
-    import hf.weights
-    return hf.weights.import_hf(folder)
+    from hf.weights import import_hf
+    return import_hf(folder)
 
 
 def export_hf(params, config: Config, folder, tokenizer=None):
     """Write a folder that transformers opens. ValueError if it exists."""
-    import hf.weights
-    hf.weights.export_hf(params, config, folder, tokenizer)
+    from hf.weights import export_hf
+    export_hf(params, config, folder, tokenizer)
 
 
 def parser():
     """The parser of `python model.py import | export`."""
-    import hf.__main__
-    return hf.__main__.parser("model.py")
+    from hf.__main__ import parser
+    return parser("model.py")
 
 
 def main():
     """`python model.py import | export`."""
-    import hf.__main__
-    hf.__main__.main("model.py")
+    from hf.__main__ import main
+    main("model.py")
 
 
 if __name__ == "__main__":

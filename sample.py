@@ -6,6 +6,8 @@
 """
 from harness import flags
 from harness.cli import CORES, cli, one_line_errors
+from harness.devices import find_devices
+from harness.folder import find_checkpoint
 from harness.problems import PREFIX  # how every history of the paper's benchmark begins
 from harness.session import run_program, talk  # noqa: F401 (run_program is for who imports us)
 
@@ -74,7 +76,6 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-import tpu_mesh
 from model import (
     Config,
     extend_cache,
@@ -514,7 +515,7 @@ def load(ckpt, dtype=None, mp_num=None):
 
     dtype: what matrices are held and multiplied in, by default what config.json says. mp_num: of a
     Hugging Face folder, see hf/README.md."""
-    folder = tpu_mesh.find_checkpoint(ckpt)
+    folder = find_checkpoint(ckpt)
     meta = read_meta(folder)
     config = Config(**meta["model"])
     if dtype:
@@ -563,7 +564,7 @@ def main():
         from plan.decoding import main as plan_main
         return plan_main(args)
     prompt = read_prompt() if args.prompt == "-" else args.prompt
-    tpu_mesh.find_devices()
+    find_devices()
     config, params, tokenizer = load(args.ckpt, args.dtype, args.mp_num)
     if prompt is None:
         return session(params, config, tokenizer, args)

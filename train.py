@@ -10,18 +10,18 @@
                                                 what it takes on a TPU that is not here
 """
 from harness.cli import cli, stop_on_signal, unheard
-from harness.folder import METRICS, take_run
-from harness.hosts import agree, end_together, join, say, together
+from harness.devices import check_divides, find_devices
+from harness.folder import take_run
+from harness.hosts import agree, end_together, join, together
+from harness.metrics import Metrics
 
 import dataclasses
-import json
-import math
-import time
 from functools import partial
 from pathlib import Path
 
 from fast.compiler import compiler_options
 from fast.pages import huge_pages
+from fast.peak import peak_flops
 
 import jax
 import jax.numpy as jnp
@@ -29,17 +29,18 @@ import numpy as np
 from jax import lax
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
-from tqdm import tqdm
 
 import model
 import tpu_mesh
 from data import get_sequences, open_data
-from model import flops_per_token, init_params, loss_fn, num_params, param_table
-from tpu_mesh import DATA, vary, varying
+from model import MATRICES, flops_per_token, init_params, loss_fn, param_table
+from tpu_mesh import DATA, vary, varying_axes
 
 # What each preset is trained with when no flag says otherwise. The large ones are those of
-# jaxformer's configurations for the Pile; 16.1B has no released one. The cosine goes from lr_max to
-# lr_end. "finetune" is for imported weights: as the released fine-tuning example.
+# jaxformer's configurations for the Pile. There is none for 16.1B: its batch is the paper's, its
+# rates go on with the series, the rest is as for the others. "finetune" is for imported weights,
+# as the released fine-tuning example. A batch has these tokens / block_size sequences. The cosine
+# goes from lr_max to lr_end.
 #
 #              tokens    steps    lr_max   lr_end   warm-up   cosine
 #              a step                               steps     steps
@@ -81,12 +82,13 @@ def learning_rate(step, lr_max, lr_end, warmup_steps, anneal_steps):
         lr = lr_max * step / warmup                                 step <= warmup
         lr = lr_max - (lr_max - lr_end) * (1 - cos(pi * x)) / 2     x = (step - warmup) / anneal,
                                                                     at most 1
-    Steps count from 0, so that the very first update has rate 0, as in the released trainer.
+    Steps count from 0, so that the very first update has rate 0, as in the released trainer. Both
+    counts may be 0: jnp.where also computes the side that it does not take, hence max(1, ...).
     """
     x = jnp.clip((step - warmup_steps) / max(1, anneal_steps), 0, 1)
     cosine = lr_max - (lr_max - lr_end) * (1 - jnp.cos(jnp.pi * x)) / 2
-    return jnp.where(step <= warmup_steps,
-                     lr_max * jnp.clip(step / max(1, warmup_steps), 0, 1), cosine)
+    warmup = lr_max * jnp.clip(step / max(1, warmup_steps), 0, 1)
+    return jnp.where(step <= warmup_steps, warmup, cosine)
 
 
 def adamw(params, grads, m, v, step, lr, decay, b1=0.9, b2=0.999, eps=1e-8):
@@ -107,33 +109,33 @@ def adamw(params, grads, m, v, step, lr, decay, b1=0.9, b2=0.999, eps=1e-8):
 
 
 # ---- the train step ------------------------------------------------------------------------------
-# Each chip has the gradients of its own rows. Where they are added up, for each mesh axis:
+# Each chip has the gradients of its own rows of the batch. Where they are added up, by mesh axis:
 #
-#                   split over     fsdp               dp                 tp
-#     a matrix      fsdp, tp       gather's own       sum_over_data      never: each has its part
-#                                  gradient
-#     fc_in.bias    tp             sum_over_data      sum_over_data      never: each has its part
-#     ln_1.scale    nothing        sum_over_data      sum_over_data      vary in the block
+#                   split over     fsdp                 dp                  tp
+#     a matrix      fsdp, tp       backward of gather   sum_over_data       not at all: each chip
+#     fc_in.bias    tp             sum_over_data        sum_over_data       has a part of its own
+#     ln_1.scale    nothing        sum_over_data        sum_over_data       vary in model.block
 #
-# On one device the axes are () and nothing is added.
+# gather and vary stand in tpu_mesh.py, sum_over_data below. On one device the axes are (), and
+# nothing is added.
 
 def train_step(state, tokens, *, config, hyper, n_tokens, dp=(), fsdp=(), tp=()):
-    """One update. state: dict(params, m, v, step), tokens: (B, T+1) of this data rank
+    """One update. state: dict(params, m, v, step), tokens: (B, T+1), this data rank's rows
     -> (state, metrics).
 
-    The same function is the single-device step (axes ()) and the body of shard_map.
-    """
+    n_tokens: how many targets the batch has on all ranks. dp, fsdp, tp: the names of the mesh's
+    axes inside shard_map; () on one device, where the same lines are the whole step."""
     table = param_table(config)
     params, m, v, step = state["params"], state["m"], state["v"], state["step"]
-    data = tuple(a for a in (dp, fsdp) if a)
+    data = tuple(axis for axis in (dp, fsdp) if axis)       # the axes that split the batch
 
-    # Out here, once, the parameters begin to differ from data rank to data rank. So the gradients
-    # stay local through the layers and the micro-batches, and are sent over dp once, as shards.
-    local = {n: vary(p, data) for n, p in params.items()}
+    # All data ranks have equal copies. vary lets JAX take each rank's copy for another value, so it
+    # adds up no gradients in the layers and micro-batches; sum_over_data does it once, below.
+    own = {n: vary(p, data) for n, p in params.items()}
     micro = tokens.reshape(hyper.grad_accum, -1, tokens.shape[-1])                 # (A, b, T+1)
     loss = partial(loss_fn, config=config, n_tokens=n_tokens, z_loss=hyper.z_loss, tp=tp,
                    fsdp=fsdp, remat=hyper.remat)
-    (total, nll), grads = sum_micro_batches(local, micro, loss)
+    (total, nll), grads = sum_micro_batches(own, micro, loss)
 
     grads = sum_over_data(grads, table, data)
     total, nll = lax.psum(total, data), lax.psum(nll, data)
@@ -141,7 +143,7 @@ def train_step(state, tokens, *, config, hyper, n_tokens, dp=(), fsdp=(), tp=())
     norm = global_norm(grads)
     scale = jnp.minimum(1.0, hyper.grad_clip / (norm + 1e-12)) if hyper.grad_clip else 1.0
     lr = learning_rate(step, hyper.lr_max, hyper.lr_end, hyper.warmup_steps, hyper.anneal_steps)
-    decay = {n: hyper.weight_decay if init else 0.0 for n, (_, _, init) in table.items()}
+    decay = {n: hyper.weight_decay if n in MATRICES else 0.0 for n in table}
     grads = {n: g * scale for n, g in grads.items()}
     params, m, v = adamw(params, grads, m, v, step, lr, decay)
     return (dict(params=params, m=m, v=v, step=step + 1),
@@ -149,11 +151,8 @@ def train_step(state, tokens, *, config, hyper, n_tokens, dp=(), fsdp=(), tp=())
 
 
 def sum_micro_batches(params, tokens, loss):
-    """The sum of the gradients of loss(params, micro) over tokens (A, b, T+1), A micro-batches one
-    after another -> ((total, nll), grads).
-
-    Made for params that already vary over the data axes: each rank adds up its own, with no
-    reduction in the loop."""
+    """The sum of loss(params, micro) and of its gradients over tokens (A, b, T+1), A micro-batches
+    one after another -> ((total, nll), grads)."""
     grad = jax.value_and_grad(loss, has_aux=True)
     if len(tokens) == 1:
         return grad(params, tokens[0])
@@ -161,32 +160,38 @@ def sum_micro_batches(params, tokens, loss):
     def add(sums, micro):
         return jax.tree.map(jnp.add, sums, grad(params, micro)), None
 
-    shapes = jax.eval_shape(grad, params, tokens[0])
-    zeros = jax.tree.map(lambda x: vary(jnp.zeros(x.shape, x.dtype), varying(x)), shapes)
-    return lax.scan(add, zeros, tokens)[0]
+    # lax.scan wants zeros of the type that the sums will have, the axes over which they may differ
+    # included. eval_shape tells both, and computes nothing.
+    like = jax.eval_shape(grad, params, tokens[0])
+    zeros = jax.tree.map(lambda x: vary(jnp.zeros(x.shape, x.dtype), varying_axes(x)), like)
+    sums, _ = lax.scan(add, zeros, tokens)
+    return sums
 
 
 def sum_over_data(grads, table, data):
-    """Add the gradients up over the data axes. A matrix is left out over fsdp, because its gather
-    has added it up there on the way back."""
-    def left(name):
+    """Add each gradient up over the data axes that do not split its parameter. The one that does is
+    fsdp, over which the backward of gather has added it up already."""
+    def axes(name):
         _, spec, _ = table[name]
         return tuple(axis for axis in data if axis not in spec)
 
-    return {n: lax.psum(g, left(n)) for n, g in grads.items()}
+    return {n: lax.psum(g, axes(n)) for n, g in grads.items()}
 
 
 def global_norm(grads):
-    """The norm of all gradients together: each is added up over just those axes on which its shards
-    lie."""
-    squares = (lax.psum(jnp.sum(g * g), tuple(sorted(varying(g)))) for g in grads.values())
+    """The norm of all gradients together.
+
+    After sum_over_data a gradient may differ only over the axes that split it: a matrix over fsdp
+    and tp, fc_in.bias over tp, ln_1.scale over none. So the squares of its shards are added up over
+    just these."""
+    squares = (lax.psum(jnp.sum(g * g), tuple(sorted(varying_axes(g)))) for g in grads.values())
     return jnp.sqrt(sum(squares))
 
 
 def make_train_step(config, hyper, mesh):
-    """The compiled step on a mesh: (state, tokens (B, T+1)) -> (state, metrics). The old state is
-    given up."""
-    def step(state, tokens):
+    """The compiled step on a mesh: (state, tokens (B, T+1)) -> (state, metrics). The old state's
+    memory goes to the new one."""
+    def step(state, tokens):                # here tokens are this rank's: (B / (dp fsdp), T+1)
         n_tokens = hyper.batch_size * (tokens.shape[-1] - 1)
         return train_step(state, tokens, config=config, hyper=hyper, n_tokens=n_tokens,
                           dp="dp", fsdp="fsdp", tp="tp")
@@ -198,11 +203,11 @@ def make_train_step(config, hyper, mesh):
 
 def make_eval_loss(config, mesh):
     """(params, tokens (B, T+1)) -> mean cross-entropy of the batch."""
-    def eval_loss(params, tokens):
-        ranks = mesh.shape["dp"] * mesh.shape["fsdp"]
-        n_tokens = ranks * tokens.shape[0] * (tokens.shape[1] - 1)
+    def eval_loss(params, tokens):          # of this rank, as above
+        rows, length = tokens.shape
+        n_tokens = mesh.shape["dp"] * mesh.shape["fsdp"] * rows * (length - 1)
         params = {n: vary(p, DATA) for n, p in params.items()}
-        _, nll = loss_fn(params, tokens, config, n_tokens, 0.0, "tp", "fsdp")
+        _, nll = loss_fn(params, tokens, config, n_tokens, z_loss=0.0, tp="tp", fsdp="fsdp")
         return lax.psum(nll, DATA)
 
     specs = state_specs(config)["params"]
@@ -217,14 +222,14 @@ def state_specs(config):
 
 
 def state_shardings(config, mesh):
-    return jax.tree.map(lambda spec: NamedSharding(mesh, spec), state_specs(config),
-                        is_leaf=lambda x: isinstance(x, P))
+    return jax.tree.map(lambda spec: NamedSharding(mesh, spec), state_specs(config))
 
 
 def fresh_state(key, config):
     params = init_params(key, config)
-    zeros = {n: jnp.zeros_like(p) for n, p in params.items()}
-    return dict(params=params, m=zeros, v=dict(zeros), step=jnp.int32(0))
+    m = {n: jnp.zeros_like(p) for n, p in params.items()}
+    v = {n: jnp.zeros_like(p) for n, p in params.items()}
+    return dict(params=params, m=m, v=v, step=jnp.int32(0))
 
 
 def init_state(seed: int, config, mesh):
@@ -250,51 +255,57 @@ def load_state(folder, config, mesh, parts):
 
 # ---- the loop ------------------------------------------------------------------------------------
 
-AGREE = 10          # steps after which several processes ask each other whether one is to stop
+AGREE_EVERY = 10    # steps after which several processes ask each other whether one is to stop
 VAL_BATCHES = 4     # of an evaluation
 
 
 def train(run):
-    """Batch, step, read what came out, evaluate, save, leave."""
-    asked, args = stop_on_signal(), run.args
-    while run.done < run.steps:
+    """Batch, step, evaluate, save -> the signal that stopped it, or 0."""
+    signals, args, stop = stop_on_signal(), run.args, 0
+    while run.done < run.steps and not stop:
         run.step()
-        if run.data.meta["sequences"]["val"] and args.eval_every and run.is_due(args.eval_every):
+        if args.eval_every and run.is_due(args.eval_every) and run.data.meta["sequences"]["val"]:
             run.evaluate()
-        stop = run.signal_of(asked)
+        stop = run.stop_signal(signals)
         if run.is_due(args.save_every) or stop:
             run.save()
-        if stop:
-            run.leave(stop)
     run.finish_save()
-    run.bar.close()
+    run.metrics.bar.close()
+    return stop
 
 
 class Run:
     """A run under way: its state on the mesh, its place in the data, and its folder. The methods
-    stand in the order in which a step calls them."""
+    stand in the order in which the loop calls them. A step's metrics are read one step later, so
+    that the device never waits for the host:
 
-    def __init__(self, args, config, hyper, steps, data, mesh, source, first, place):
+        device    step 7          step 8          step 9
+        host      read 6's        read 7's        read 8's
+    """
+
+    def __init__(self, args, config, hyper, steps, data, mesh, source, first, place, record):
         """Take the folder and put the state on the mesh. first: the step, and place: the sequence
-        of the training data, at which it begins."""
+        of the training data, at which it begins. record: see runs.source.record_of."""
         self.args, self.config, self.hyper, self.data = args, config, hyper, data
-        self.first = self.done = first
-        self.steps, self.place = steps, place
-        self.mesh, self.peak = mesh, tpu_mesh.peak_flops(mesh)
-        self.part, self.parts = tpu_mesh.batch_rows(mesh)
+        self.mesh, self.record = mesh, record
+        self.first, self.steps = first, steps
+        self.done, self.place = first, place        # steps, and sequences of the training data read
+        self.part = tpu_mesh.batch_part(mesh)       # which of each batch's parts is fed from here
         self.out, self.lead = Path(args.out_dir), jax.process_index() == 0
-        before = source if args.init_from == "resume" else None
-        self.lock = together(lambda: take_run(self.out, first, before))
+        resumed_from = source if args.init_from == "resume" else None
+        self.lock = together(lambda: take_run(self.out, first, resumed_from))
         self.state = self.first_state(source)
-        self.step_fn = make_train_step(config, hyper, mesh)
-        self.eval_fn = make_eval_loss(config, mesh)
-        self.pending, self.val, self.wait_for_save = None, None, lambda: None
-        self.clock = time.perf_counter()
-        self.bar = tqdm(total=steps, initial=first, unit="step", disable=not self.lead,
-                        dynamic_ncols=True, smoothing=0.05)
+        self.train_step = make_train_step(config, hyper, mesh)
+        self.eval_loss = make_eval_loss(config, mesh)
+        self.unread, self.val_loss, self.wait_for_save = None, None, None
+        length = data.block_size
+        self.metrics = Metrics(self.out, first, steps, hyper.batch_size * length,
+                               flops_per_token(dataclasses.replace(config, block_size=length)),
+                               peak_flops(mesh), self.lead)
 
     def first_state(self, source):
-        """A checkpoint's, a fresh one, or a fresh one with the weights of another model."""
+        """A checkpoint's, a fresh one, or a fresh one with the weights of another model, as from NL
+        to MULTI to MONO."""
         if self.args.init_from == "resume":
             step = jax.device_put(jnp.int32(self.first), NamedSharding(self.mesh, P()))
             arrays = load_state(source, self.config, self.mesh, ("params", "m", "v"))
@@ -306,43 +317,24 @@ class Run:
         return state
 
     def step(self):
-        """Start a step, and read the metrics of the one before while it runs: the device never
-        waits for the host."""
-        self.state, metrics = self.step_fn(self.state, self.batch("train", self.place))
+        """Start a step, and read the metrics of the one before while it runs."""
+        self.state, metrics = self.train_step(self.state, self.batch("train", self.place))
         self.done, self.place = self.done + 1, self.place + self.hyper.batch_size
         self.read_metrics()
-        self.pending = (self.done, metrics)
+        self.unread = self.done, metrics
 
     def batch(self, split, first):
         """A batch from the sequence `first` of a split on, placed on the mesh."""
         rows = get_sequences(self.data, split, self.args.seed, first, self.hyper.batch_size,
-                             self.part, self.parts)
+                             *self.part)
         return tpu_mesh.place_batch(rows, self.mesh)
 
-    def read_metrics(self):
-        """Wait for the metrics of the last step, and write them down. A NaN ends the run."""
-        if not self.pending:
-            return
-        (step, metrics), self.pending = self.pending, None
-        row = {name: float(metrics[name]) for name in ("loss", "lr", "grad_norm")}
-        if not math.isfinite(row["loss"] + row["grad_norm"]):
-            self.bar.close()
-            why = (f"step {step}: loss {row['loss']}, gradient norm {row['grad_norm']}: stopped. "
-                   f"The newest checkpoint in {self.out} is from before; try a lower --lr_max or "
-                   "more --warmup_steps")
-            raise SystemExit(why if self.lead else 1)
-        now, length = time.perf_counter(), self.data.block_size
-        rate, self.clock = self.hyper.batch_size * length / (now - self.clock), now
-        flops = flops_per_token(dataclasses.replace(self.config, block_size=length))
-        mfu = rate * flops / self.peak if self.peak else None
-        row = dict(step=step) | row | dict(tokens_per_s=round(rate), mfu=mfu)
-        if "val_loss" in metrics:
-            row["val_loss"] = metrics["val_loss"]
-        if self.lead:
-            with open(self.out / METRICS, "a") as file:
-                file.write(json.dumps(row) + "\n")
-        self.bar.set_postfix_str(f"loss {row['loss']:.3f} · {rate:,.0f} tokens/s")
-        self.bar.update()
+    def read_metrics(self, val_loss=None):
+        """Wait for the last step, and write its metrics down. A NaN ends the run there."""
+        if self.unread:
+            (step, metrics), self.unread = self.unread, None
+            row = {name: float(metrics[name]) for name in ("loss", "lr", "grad_norm")}
+            self.metrics.write(step, **row, val_loss=val_loss)
 
     def is_due(self, every):
         """Whether something that happens every so many steps, and at the end, happens now."""
@@ -350,55 +342,41 @@ class Run:
 
     def evaluate(self):
         """The mean loss of VAL_BATCHES batches of the validation split, which no training step
-        reads."""
-        size, metrics = self.hyper.batch_size, self.pending[1]
+        reads; written down with the metrics of the step."""
+        size = self.hyper.batch_size
         batches = (self.batch("val", i * size) for i in range(VAL_BATCHES))
-        losses = [float(self.eval_fn(self.state["params"], batch)) for batch in batches]
-        self.val = metrics["val_loss"] = float(np.mean(losses))
-        if self.lead:
-            loss, norm = float(metrics["loss"]), float(metrics["grad_norm"])
-            self.bar.write(f"step {self.done:>6}  loss {loss:.3f}  val_loss {self.val:.3f}  "
-                           f"norm {norm:.2f}")
+        losses = [float(self.eval_loss(self.state["params"], batch)) for batch in batches]
+        self.val_loss = float(np.mean(losses))
+        self.read_metrics(self.val_loss)
 
-    def signal_of(self, asked):
-        """The signal that asked one of the processes to stop, or 0; they agree now and then."""
-        several = jax.process_count() > 1
-        if several and self.done % AGREE:
+    def stop_signal(self, signals):
+        """The signal that asked one of the processes to stop, or 0. signals: this one's so far."""
+        signal = signals[0] if signals else 0
+        if jax.process_count() == 1:
+            return signal
+        if self.done % AGREE_EVERY:
             return 0
-        stop = agree(asked[0] if asked else 0)
-        if several:                         # a checkpoint gets its name once all have written
-            self.finish_save()
-        return stop
+        # Of several processes none renames a checkpoint before all have written. It happens in
+        # finish_save: without it, here, it would wait for the next save.
+        signal = agree(signal)
+        self.finish_save()
+        return signal
 
     def save(self):
-        """Begin to write a checkpoint; a state that turned into NaN is never saved."""
+        """Begin to write a checkpoint; a state that turned into NaN is never saved, because its
+        metrics are read before."""
         self.read_metrics()
         self.finish_save()
-        args, tokenizer, files = self.args, self.data.tokenizer, []
-        if tokenizer.endswith(".tiktoken"):         # one of its own: a copy goes along
-            tokenizer, files = Path(tokenizer).name, [tokenizer]
-        meta = dict(
-            model=dataclasses.asdict(self.config), tokenizer=tokenizer, recipe=args.model,
-            data=args.data, data_digest=self.data.digest, seed=args.seed, steps=self.steps,
-            sequences=self.place, mesh=dict(self.mesh.shape), hyper=dataclasses.asdict(self.hyper))
-        self.wait_for_save = tpu_mesh.begin_save(self.out, self.done, flatten(self.state), meta,
-                                                 args.keep, files)
+        record, files = self.record
+        self.wait_for_save = tpu_mesh.begin_save(
+            self.out, self.done, flatten(self.state), record | dict(sequences=self.place),
+            self.args.keep, files)
 
     def finish_save(self):
         """Wait until the last checkpoint is written. If that failed the run ends, in one line."""
-        wait, self.wait_for_save = self.wait_for_save, lambda: None
-        wait()
-
-    def leave(self, stop):
-        """The end before the end, by a signal."""
-        self.finish_save()
-        self.bar.close()
-        if self.done < self.steps:
-            say(f"stopped after step {self.done}, saved. The same command with --init_from resume "
-                "goes on")
-        else:
-            say(f"all {self.steps} steps are done and saved")
-        raise SystemExit(128 + stop)
+        wait, self.wait_for_save = self.wait_for_save, None
+        if wait:
+            wait()
 
 
 # ---- the command ---------------------------------------------------------------------------------
@@ -414,30 +392,27 @@ def main():
     if args.plan or args.topology or args.search:
         from plan.training import main as plan_main
         return plan_main(args)
-    from runs.settings import choose_settings, mesh_of, remarks, show
-    from runs.source import check_data, open_source, place_of
+    from runs.messages import announce, conclude
+    from runs.settings import choose_settings
+    from runs.source import check_data, open_source, place_of, record_of
     join(args.coordinator, args.num_processes, args.process_id)
-    tpu_mesh.find_devices()
+    find_devices()
+
+    # What the run starts from, and its data.
     source, meta = open_source(args)
     data = open_data(args.data)
     note = check_data(args, source, meta, data) if meta else ""
+    first, place = place_of(meta) if args.init_from == "resume" else (0, 0)
+
+    # What is trained and how, and on which devices.
     config, hyper, steps = choose_settings(args, jax.default_backend(), data, meta)
     mesh = tpu_mesh.make_mesh(args.dp, args.fsdp, args.tp)
-    tpu_mesh.check_divides(config, hyper.batch_size, hyper.grad_accum, args.dp, args.fsdp, args.tp)
-    resumed, rows, length = args.init_from == "resume", hyper.batch_size, data.block_size
-    say(f"model {args.model}: {num_params(config):,} parameters · mesh {show(mesh_of(args))} · "
-        f"{rows} x {length} = {rows * length:,} tokens a step · {steps} steps · data {args.data}")
-    if source:
-        say(f"from {source}, " + (f"step {meta['step']}" if resumed else "weights alone"))
-    say(*filter(None, [note, *remarks(args, config, hyper, steps, meta)]))
-    first, place = place_of(meta) if resumed else (0, 0)
-    run = Run(args, config, hyper, steps, data, mesh, source, first, place)
-    train(run)
-    if first >= steps:
-        say(f"{source} is already at step {first}: raise --steps to train on")
-    elif run.lead and data.meta.get("miniature") == "mono" and not args.no_benchmark:
-        from miniature.closing import closing
-        closing(run.out, run.val)
+    check_divides(config, hyper.batch_size, hyper.grad_accum, args.dp, args.fsdp, args.tp)
+    announce(args, config, hyper, steps, data, source, meta, note)
+
+    record = record_of(args, config, hyper, steps, data)
+    run = Run(args, config, hyper, steps, data, mesh, source, first, place, record)
+    conclude(run, train(run), source)
 
 
 if __name__ == "__main__":

@@ -63,12 +63,14 @@ def attention(preset):
 
 def trained(preset, batch, remat):
     """Tokens a second, the share of the card's peak, peak memory."""
+    from fast.peak import peak_flops
+
     import jax
     import numpy as np
 
     import train
     from model import CONFIGS, flops_per_token
-    from tpu_mesh import make_mesh, peak_flops
+    from tpu_mesh import make_mesh
     config = dataclasses.replace(CONFIGS[preset], dtype="bfloat16")
     mesh = make_mesh()
     step = train.make_train_step(config, train.Hyper(batch_size=batch, remat=remat), mesh)

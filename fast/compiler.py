@@ -1,8 +1,4 @@
-"""What XLA is told: to keep what it has compiled, and on a TPU not to wait."""
-import contextlib
-import os
-from pathlib import Path
-
+"""For which machine XLA compiles, and what it is told there: on a TPU not to wait."""
 import jax
 
 # XLA for TPUs waits for each collective unless told not to. With these, weights are gathered while
@@ -22,13 +18,11 @@ def compiler_options(mesh):
     return TPU_OPTIONS if mesh.devices.flat[0].platform == "tpu" else None
 
 
-def keep_programs():
-    """Let JAX keep compiled programs in ~/.cache/codegen/compiled, or where the environment's
-    JAX_COMPILATION_CACHE_DIR says, because then the same command compiles once."""
-    if "JAX_COMPILATION_CACHE_DIR" in os.environ:
-        return
-    with contextlib.suppress(OSError, RuntimeError):     # no home, or none to write to
-        folder = Path.home() / ".cache" / "codegen" / "compiled"
-        folder.mkdir(parents=True, exist_ok=True)
-        jax.config.update("jax_compilation_cache_dir", str(folder))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+def platform() -> str:
+    """cpu, gpu or tpu: what is being compiled for. Inside shard_map it is the mesh's, which may be
+    a TPU that is not here (train.py --plan)."""
+    device = jax.sharding.get_abstract_mesh().abstract_device
+    kind = device.device_kind if device else ""
+    if kind.startswith("TPU"):
+        return "tpu"
+    return "cpu" if kind == "cpu" else jax.default_backend()

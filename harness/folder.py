@@ -8,6 +8,7 @@
 All else in it is its owner's, and stays.
 """
 from harness.files import check, read_json, replace_file
+from harness.sizes import CONFIG_SCHEMA
 
 import fcntl
 import hashlib
@@ -27,6 +28,16 @@ METRICS = "metrics.jsonl"
 CRC = (0, 2 ** 32 - 1)
 CONFIG_JSON = {"step": (0, STEPS), "num_processes": (1, 2 ** 16), "files?": {str: CRC},
                "crc32?": CRC}
+# What an index must look like (see harness.files.check). No real size comes near the limits: they
+# keep a damaged file from asking for absurd memory.
+SIZES = [(0, 2 ** 40)]
+SHARD = {"begin": SIZES, "shape": SIZES, "offset": (0, 2 ** 50), "crc32": CRC}
+INDEX = {str: {"shape": SIZES, "dtype": str, "shards": [SHARD]}}
+# What an index must look like (harness.files.check). The limits are far above any real size: they
+# keep a damaged file from asking for absurd memory.
+SIZES = [(0, 2 ** 40)]
+SHARD = {"begin": SIZES, "shape": SIZES, "offset": (0, 2 ** 50), "crc32": CRC}
+INDEX = {str: {"shape": SIZES, "dtype": str, "shards": [SHARD]}}
 
 
 # ---- whose folder it is --------------------------------------------------------------------------
@@ -99,6 +110,19 @@ def checkpoints(out_dir):
     return sorted(p for p in named if (p / "config.json").is_file())
 
 
+def find_checkpoint(path) -> Path:
+    """A step folder as it is, or the newest of an out_dir. Raises FileNotFoundError with what was
+    looked for."""
+    path = Path(path)
+    if (path / "config.json").is_file():
+        return path
+    found = checkpoints(path)
+    if not found:
+        raise FileNotFoundError(f"no checkpoint in {path}: expected {path}/step_*/config.json, "
+                                "as train.py writes it")
+    return found[-1]
+
+
 def last_good(out_dir) -> str:
     found = checkpoints(out_dir)
     return f"the last good checkpoint is {found[-1]}" if found else "there is no earlier checkpoint"
@@ -134,7 +158,7 @@ def flush_folder(folder):
     os.close(descriptor)
 
 
-# ---- config.json of a checkpoint -----------------------------------------------------------------
+# ---- the small files of a checkpoint: config.json and indexes ------------------------------------
 
 def write_config_json(folder, record):
     """Write it, with the checksum of what it says."""
@@ -162,9 +186,53 @@ def read_config_json(folder) -> dict:
     return record
 
 
+def is_hf(folder) -> bool:
+    """Whether a folder is Hugging Face's: its config.json says model_type, ours does not."""
+    try:
+        return "model_type" in read_json(Path(folder) / "config.json")
+    except ValueError:      # damaged: whoever reads it says so
+        return False
+
+
+def checkpoint_meta(folder) -> dict:
+    """config.json of a checkpoint, its sizes checked, its tokenizer a name or a path. ValueError if
+    it is damaged."""
+    meta = read_config_json(folder)
+    where = f"checkpoint {folder} is damaged: config.json: "
+    check(meta, dict(model=dict, tokenizer=str), where)
+    meta["model"] = dict(dtype="float32") | meta["model"]
+    check(meta["model"], CONFIG_SCHEMA, where)
+    if unknown := meta["model"].keys() - CONFIG_SCHEMA.keys():
+        raise ValueError(f"{where}another version wrote it, its model has "
+                         + ", ".join(sorted(unknown)))
+    name = meta["tokenizer"]
+    if name.endswith(".tiktoken"):
+        if name != Path(name).name:
+            raise ValueError(f"{where}tokenizer {name!r} must be the name of a file beside it")
+        name = str(Path(folder) / name)
+    return meta | dict(tokenizer=name)
+
+
 def checksum(record) -> int:
     """Of what config.json says, whatever its layout."""
     return zlib.crc32(json.dumps(record, sort_keys=True).encode())
+
+
+def check_files(folder, meta):
+    """ValueError where a file of a checkpoint is not what its config.json `meta` has noted of it."""
+    for name, crc in (meta.get("files") or {}).items():
+        if Path(name).name != name or zlib.crc32((folder / name).read_bytes()) != crc:
+            raise ValueError(f"{name} fails its checksum")
+
+
+def read_index_json(file) -> dict:
+    """One process's index of a checkpoint (see INDEX), checked."""
+    index = read_json(file, INDEX)
+    for name, array in index.items():
+        n = len(array["shape"])
+        if any(not len(shard["begin"]) == len(shard["shape"]) == n for shard in array["shards"]):
+            raise ValueError(f"a shard of {name} has another rank than its array")
+    return index
 
 
 WHOLE = 1 << 20     # bytes of a file up to which fingerprint reads all of it

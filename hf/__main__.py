@@ -4,7 +4,9 @@
     python -m hf export --ckpt CKPT --hf DIR     a checkpoint -> a folder that transformers opens
 """
 from harness.cli import cli, one_line_errors
+from harness.devices import find_devices
 from harness.flags import folder, new_folder, text, whole
+from harness.folder import checkpoints, find_checkpoint
 
 import argparse
 from pathlib import Path
@@ -46,13 +48,13 @@ def parser(prog="python -m hf"):
 
 def main(prog="python -m hf"):
     args = parser(prog).parse_args()
-    tpu_mesh.find_devices()
+    find_devices()
     {"import": import_folder, "export": export_checkpoint}[args.command](args)
 
 
 def import_folder(args):
     source = Path(args.hf)
-    if tpu_mesh.checkpoints(args.out):
+    if checkpoints(args.out):
         raise ValueError(f"{args.out} already holds checkpoints: choose another --out")
     meta = read_meta(source, args.tokenizer)
     config, tokenizer = Config(**meta["model"]), get_tokenizer(meta["tokenizer"])
@@ -63,7 +65,7 @@ def import_folder(args):
 
 
 def export_checkpoint(args):
-    source = tpu_mesh.find_checkpoint(args.ckpt)
+    source = find_checkpoint(args.ckpt)
     meta = read_meta(source)
     config, tokenizer = Config(**meta["model"]), get_tokenizer(meta["tokenizer"])
     export_hf(load_params(source, config), config, args.hf, tokenizer, args.mp_num)

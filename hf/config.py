@@ -1,11 +1,12 @@
 """config.json of a Hugging Face CodeGen, read and written."""
 from harness.files import check
+from harness.sizes import CONFIG_SCHEMA
 
 import re
 from pathlib import Path
 
 from hf.files import read_hf_json
-from model import CONFIG_SCHEMA, Config
+from model import Config
 
 OURS = dict(n_layer="n_layer", n_head="n_head", n_embd="n_embd", rotary_dim="rotary_dim",
             block_size="n_positions", vocab_size="vocab_size")      # our name of a size -> theirs

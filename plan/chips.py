@@ -3,7 +3,7 @@ import math
 import re
 from typing import NamedTuple
 
-from tpu_mesh import PEAK_FLOPS
+from fast.peak import PEAK_FLOPS
 
 
 class Chip(NamedTuple):

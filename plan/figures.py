@@ -1,4 +1,6 @@
 """One plan: every figure of a step on a mesh, counted by formula or read from the compiled step."""
+from harness.devices import check_divides
+
 import math
 import re
 
@@ -10,7 +12,6 @@ from plan.compiler import compile_with_text, lower_step, topology_mesh
 from plan.formula import estimate, hardware_flops_per_token
 from plan.program import read_program
 from plan.roofline import places, roofline
-from tpu_mesh import check_divides
 
 MOST_TOKENS = 2 ** 31       # of a step: a thousand times the paper's largest
 

@@ -7,7 +7,7 @@
 A resumed run is the same run, so here every flag that would make it another one is refused.
 """
 from harness.files import check
-from harness.folder import STEPS, checkpoints
+from harness.folder import STEPS, checkpoints, find_checkpoint
 
 import dataclasses
 from pathlib import Path
@@ -15,7 +15,7 @@ from pathlib import Path
 import model
 from data import get_tokenizer
 from model import CONFIGS
-from tpu_mesh import find_checkpoint
+from runs.settings import mesh_of
 from train import RECIPES, Hyper
 
 # What a resumed run needs in its config.json (see harness.files.check); earlier versions wrote
@@ -129,3 +129,15 @@ def place_of(meta):
     if sequences is None:                   # earlier versions never changed the batch size
         sequences = step * meta["hyper"]["batch_size"]
     return step, sequences
+
+
+def record_of(args, config, hyper, steps, data):
+    """What the config.json of each checkpoint says of its run, beside the step and the place in the
+    data (see RUN) -> (dict, files to copy beside it)."""
+    tokenizer, files = data.tokenizer, []
+    if tokenizer.endswith(".tiktoken"):         # one of its own
+        tokenizer, files = Path(tokenizer).name, [tokenizer]
+    return dict(
+        model=dataclasses.asdict(config), tokenizer=tokenizer, recipe=args.model, data=args.data,
+        data_digest=data.digest, seed=args.seed, steps=steps, mesh=mesh_of(args),
+        hyper=dataclasses.asdict(hyper)), files

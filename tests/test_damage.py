@@ -3,6 +3,7 @@
 Each JSON file that a command reads is broken in every place, one place at a time, and read by that command, in this process.
 """
 from harness.cli import cli
+from harness.folder import checkpoints
 
 import copy
 import io
@@ -20,7 +21,6 @@ import humaneval
 import model
 import mtpb
 import sample
-import tpu_mesh
 import train
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -115,7 +115,7 @@ def here(tmp_path_factory):
 
 
 def newest(folder):
-    return tpu_mesh.checkpoints(folder)[-1]
+    return checkpoints(folder)[-1]
 
 
 def sampling(ckpt):

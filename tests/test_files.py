@@ -185,10 +185,10 @@ def test_samples_of_another_model_are_refused_before_a_model_is_loaded(name, mad
         raise AssertionError("a model was loaded")
 
     monkeypatch.setattr(sampling, "load", load)
-    monkeypatch.setattr(tpu_mesh, "find_devices", lambda: None)
+    script = importlib.import_module(name)
+    monkeypatch.setattr(importlib.import_module("humaneval"), "find_devices", lambda: None)
     meta = {"model": {}, "tokenizer": "bytes"}
     tpu_mesh.save_checkpoint(made.parent / "out", 1, {"w": jnp.zeros(3)}, meta)
-    script = importlib.import_module(name)
     flags = ["generate", "--ckpt", str(made.parent / "out"), "--out", str(made)]
     args, before = script.parser().parse_args(flags), state(made.parent)
     problems = files.find_benchmark(

@@ -1,4 +1,6 @@
 """Laws of the released weights: transformers' numbers (goldens from make_goldens.py), there and back, what is refused."""
+from harness.folder import find_checkpoint
+
 import json
 import shutil
 import sys
@@ -458,7 +460,7 @@ def test_finetuning_starts_from_the_weights_with_a_gentle_recipe(byte_model, tmp
     batch = data.get_batch(data.open_data(top / "bytes"), "train", 0, 0, 8)
     loss = jax.jit(partial(loss_fn, config=config))(params, batch)[1]
     assert first["loss"] == pytest.approx(float(loss), abs=1e-4)
-    meta = model.read_meta(tpu_mesh.find_checkpoint(tmp_path / "out"))
+    meta = model.read_meta(find_checkpoint(tmp_path / "out"))
     assert meta["hyper"]["lr_max"] == 1e-5 and meta["recipe"] == "finetune" and meta["tokenizer"] == "bytes"
 
 

@@ -1,7 +1,8 @@
 """Laws of training: schedule, optimizer, sharded equals single, accumulation, resume, checkpoints that survive."""
 from harness import hosts
 from harness.cli import cli
-from harness.folder import read_config_json
+from harness.devices import check_divides
+from harness.folder import checkpoints, read_config_json
 
 import dataclasses
 import json
@@ -187,7 +188,7 @@ def test_one_reduction_over_dp_with_accumulation():
 @pytest.mark.parametrize("sizes, flag", [(dict(tp=3), "--tp"), (dict(fsdp=3), "--fsdp"), (dict(dp=3), "--batch_size")])
 def test_sizes_that_do_not_divide_name_the_flag(sizes, flag):
     with pytest.raises(ValueError, match=flag):
-        tpu_mesh.check_divides(TINY, 8, 1, **(dict(dp=1, fsdp=1, tp=1) | sizes))
+        check_divides(TINY, 8, 1, **(dict(dp=1, fsdp=1, tp=1) | sizes))
 
 
 # ---- checkpoints
@@ -211,7 +212,7 @@ def test_any_mesh_reads_what_any_mesh_wrote(tmp_path, written, read):
 def test_only_the_newest_are_kept(tmp_path):
     for step in (1, 2, 3):
         checkpoint_of(tmp_path, (1, 1, 1), step)
-    assert [p.name for p in tpu_mesh.checkpoints(tmp_path)] == ["step_00000002", "step_00000003"]
+    assert [p.name for p in checkpoints(tmp_path)] == ["step_00000002", "step_00000003"]
 
 
 @pytest.mark.parametrize("damage", ["flip", "cut", "missing", "json", "config"])
@@ -251,7 +252,7 @@ def test_a_checkpoint_that_cannot_be_written(tmp_path, trouble):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     train.load_state(good, TINY, make_mesh(), ("params", "m", "v"))
-    assert tpu_mesh.checkpoints(good.parent) == [good] and not list(good.parent.glob("*.tmp"))
+    assert checkpoints(good.parent) == [good] and not list(good.parent.glob("*.tmp"))
 
 
 def test_another_shape_is_refused(tmp_path):
@@ -296,7 +297,7 @@ def losses(out):
 
 
 def weights(out):
-    return (tpu_mesh.checkpoints(out)[-1] / "shards_00000.bin").read_bytes()
+    return (checkpoints(out)[-1] / "shards_00000.bin").read_bytes()
 
 
 def test_resume_equals_the_straight_run_bit_for_bit_and_another_mesh_nearly(tmp_path, tiny_data):
@@ -321,8 +322,9 @@ def test_kill_in_the_middle_of_saving_loses_nothing(tmp_path):
     program = f"""
 import sys; sys.path.insert(0, {str(ROOT)!r})
 import jax, numpy as np, tpu_mesh
+from harness.folder import checkpoints
 a = {{f"params/{{i}}": jax.numpy.full((200, 1000), float(i)) for i in range(6)}}
-step = len(tpu_mesh.checkpoints({str(tmp_path)!r})) and int(tpu_mesh.checkpoints({str(tmp_path)!r})[-1].name[5:])
+step = len(checkpoints({str(tmp_path)!r})) and int(checkpoints({str(tmp_path)!r})[-1].name[5:])
 while True:
     step += 1
     tpu_mesh.save_checkpoint({str(tmp_path)!r}, step, {{n: x + step for n, x in a.items()}}, {{}})
@@ -336,7 +338,7 @@ while True:
         time.sleep(0.02 + 0.037 * i)
         os.kill(p.pid, signal.SIGKILL)
         p.wait()
-        found = tpu_mesh.checkpoints(tmp_path)
+        found = checkpoints(tmp_path)
         if found:
             step = int(found[-1].name[5:])
             assert step >= seen
@@ -359,7 +361,7 @@ def test_a_signal_saves_and_leaves(tmp_path, tiny_data, number):
     p.send_signal(number)
     shown, errors = p.communicate()
     assert p.returncode == 128 + number and "resume" in shown and "Traceback" not in errors, errors
-    steps = int(tpu_mesh.checkpoints(out)[-1].name[5:])
+    steps = int(checkpoints(out)[-1].name[5:])
     assert steps == len(losses(out))
 
 
@@ -390,7 +392,7 @@ def test_two_processes(tmp_path, tiny_data):
         shown, errors = p.communicate(timeout=600)
         assert p.returncode == 0, errors
     np.testing.assert_allclose(losses(two), losses(one), rtol=1e-5)
-    folder = tpu_mesh.checkpoints(two)[-1]
+    folder = checkpoints(two)[-1]
     config = Config(**read_config_json(folder)["model"])
     state = train.load_state(folder, config, make_mesh(), ("params",))["params"]
     for shape in ((1, 2, 1), (2, 2, 2)):
@@ -407,7 +409,7 @@ def test_two_processes(tmp_path, tiny_data):
     _, errors = lead.communicate(timeout=60)
     assert lead.returncode == 3 and one_line_of_the_end(errors), errors
     other.communicate()
-    at, lost = int(tpu_mesh.checkpoints(two)[-1].name[5:]), losses(two)
+    at, lost = int(checkpoints(two)[-1].name[5:]), losses(two)
     assert 20 <= at and at + 1 < len(lost)
     lead, other = start_two(*train_args(tiny_data, two, 4000, *mesh, "--init_from", "resume"))
     running(lead, len(lost) + 2)
@@ -421,7 +423,7 @@ def test_two_processes(tmp_path, tiny_data):
     other.send_signal(signal.SIGTERM)
     for p in (lead, other):
         assert p.wait(timeout=120) == 128 + signal.SIGTERM, p.stderr.read()
-    end = int(tpu_mesh.checkpoints(two)[-1].name[5:])
+    end = int(checkpoints(two)[-1].name[5:])
     assert end == len(losses(two)) and losses(two)[:len(lost)] == lost
 
 
@@ -540,7 +542,7 @@ def test_a_flag_that_would_break_the_run_is_refused(train_here, tiny_data, flags
         Path("d").unlink()
         Path("other").rename("d")
         refused(train_here, "--init_from", "resume", "--steps", 3, words=words)
-    assert losses("out") == before and len(tpu_mesh.checkpoints("out")) == 1
+    assert losses("out") == before and len(checkpoints("out")) == 1
 
 
 def test_the_same_data_by_another_name_goes_on(train_here, tiny_data):
@@ -578,7 +580,7 @@ def test_a_folder_that_holds_a_run_is_never_taken_over(train_here):
         refused(train_here, *SMALL, "--init_from", source, words="already holds a run")
     refused(train_here, *SMALL[:-1], "out/step_00000002", words="a model's own folder")
     assert losses("out") == before
-    assert [p.name for p in tpu_mesh.checkpoints("out")] == ["step_00000002"]
+    assert [p.name for p in checkpoints("out")] == ["step_00000002"]
 
 
 def test_two_processes_on_one_folder(train_here):
@@ -637,7 +639,7 @@ def test_zero_switches_off(train_here):
     train_here(*SMALL, "--steps", 3, "--eval_every", 0, "--save_every", 0, "--grad_clip", 0)
     rows = [json.loads(line) for line in Path("out/metrics.jsonl").read_text().splitlines()]
     assert not any("val_loss" in row for row in rows)
-    assert [p.name for p in tpu_mesh.checkpoints("out")] == ["step_00000003"]
+    assert [p.name for p in checkpoints("out")] == ["step_00000003"]
 
 
 def test_no_clipping_leaves_gradients_as_they_are():
