@@ -111,7 +111,7 @@ def param_table(config: Config) -> dict:
 TABLE = param_table(Config())       # for what does not depend on sizes: names and specs
 LAYER = tuple(n for n in TABLE if not n.startswith(("wte", "ln_f", "lm_head")))     # one a layer
 MATRICES = tuple(n for n, (_, _, init) in TABLE.items() if init)    # no biases, no LayerNorms
-# The axis along which a matrix is gathered from fsdp; a layer's lost its first axis, L, by then:
+# The axis along which fsdp splits a matrix, as gather meets it: a layer's without its first axis L.
 # {"wte": 1, "qkv_proj": 0, "out_proj": 2, "fc_in": 0, "fc_out": 1, "lm_head": 0}
 FSDP_AXIS = {n: spec.index("fsdp") - (1 if n in LAYER else 0)
              for n, (_, spec, _) in TABLE.items() if "fsdp" in spec}
@@ -242,20 +242,28 @@ def block(x, w, config: Config, tp=(), fsdp=(), cache=None, lengths=None, at=0):
 
     x: (B, T, D) activations, equal on every tp rank. w: this layer's weights. Each tp rank computes
     its heads and its share of the feed-forward, and one all-reduce adds both up: one collective
-    over tp forward, one backward. Returns (y, new keys and values).
-
-    In training cache, lengths and at are absent and the second result is None; where tokens are
-    made one by one they say what stands before x (see cached_attention, below).
+    over tp forward, one backward. cache, lengths, at: what stands before x where tokens are made
+    (see cached_attention, below). Returns (y, new keys and values, None in training).
     """
-    (B, T, D), dtype = x.shape, x.dtype
     # Nothing happens here forward. Backward, the tp ranks' gradients of h are added up, in one
     # all-reduce, because from here on h may differ between them (the operator f of Megatron-LM).
     h = vary(layer_norm(x, w["ln_1.scale"], w["ln_1.bias"]), tp)         # (B, T, D)
-    h = h.reshape(B * T, D)         # as a plain matrix its products take a CPU half the time
+    a, new = self_attention(h, w, config, fsdp, cache, lengths, at)      # (B T, D)
+    m = mlp(h, w, fsdp)                                                  # (B T, D)
+    # The sum over tp ranks (Megatron-LM's g; nothing happens here backward). The bias comes after
+    # it, because before it it would be added tp times.
+    y = x + lax.psum(a + m, tp).reshape(x.shape) + w["fc_out.bias"].astype(x.dtype)
+    return y, new
 
+
+def self_attention(h, w, config: Config, fsdp=(), cache=None, lengths=None, at=0):
+    """h: (B, T, D) -> (what this tp rank's heads add, (B T, D); new keys and values, as in block)."""
+    B, T, D = h.shape
+    h = h.reshape(B * T, D)     # a plain matrix, because its products take a CPU half the time
     split_heads = lambda z: z.reshape(B, T, -1, config.head_dim).swapaxes(1, 2)
     qkv = linear(h, w, "qkv_proj", fsdp)                                 # (B T, 3 H K)
     q, k, v = map(split_heads, jnp.split(qkv, 3, 1))                     # (B, H, T, K) each
+
     positions = jnp.arange(T)[None]                                      # (1, T)
     if cache is not None:
         positions = lengths[:, None] + at + positions                    # (B, T)
@@ -266,16 +274,15 @@ def block(x, w, config: Config, tp=(), fsdp=(), cache=None, lengths=None, at=0):
     else:
         a, new = cached_attention(q, k, v, cache, lengths, at)
     a = a.swapaxes(1, 2).reshape(B * T, -1)                              # (B T, H K)
-    a = linear(a, w, "out_proj", fsdp)                                   # (B T, D), of own heads
+    return linear(a, w, "out_proj", fsdp), new
 
-    m = linear(h, w, "fc_in", fsdp) + w["fc_in.bias"].astype(dtype)      # (B T, F)
+
+def mlp(h, w, fsdp=()):
+    """h: (B, T, D) -> what this tp rank's share of the feed-forward adds, (B T, D)."""
+    h = h.reshape(-1, h.shape[-1])
+    m = linear(h, w, "fc_in", fsdp) + w["fc_in.bias"].astype(h.dtype)    # (B T, F)
     m = jax.nn.gelu(m)                                                   # the tanh form
-    m = linear(m, w, "fc_out", fsdp)                                     # (B T, D), of own F
-
-    # The sum over tp ranks (Megatron-LM's g; nothing happens here backward). The bias comes after
-    # it, because before it it would be added tp times.
-    y = x + lax.psum(a + m, tp).reshape(B, T, D) + w["fc_out.bias"].astype(dtype)
-    return y, new
+    return linear(m, w, "fc_out", fsdp)
 
 
 def own_rows(ids, size, tp):
