@@ -82,8 +82,8 @@ def learning_rate(step, lr_max, lr_end, warmup_steps, anneal_steps):
         lr = lr_max * step / warmup                                 step <= warmup
         lr = lr_max - (lr_max - lr_end) * (1 - cos(pi * x)) / 2     x = (step - warmup) / anneal,
                                                                     at most 1
-    Steps count from 0, so that the very first update has rate 0, as in the released trainer. Both
-    counts may be 0: jnp.where also computes the side that it does not take, hence max(1, ...).
+    Steps count from 0, so that the very first update has rate 0, as in the released trainer. Where
+    warmup or anneal is 0, max(1, ...) keeps 0 / 0 out.
     """
     x = jnp.clip((step - warmup_steps) / max(1, anneal_steps), 0, 1)
     cosine = lr_max - (lr_max - lr_end) * (1 - jnp.cos(jnp.pi * x)) / 2

@@ -185,6 +185,16 @@ def test_one_reduction_over_dp_with_accumulation():
             assert all(g.startswith(("{{0},{1}", "[8,1]")) for g in groups), groups
 
 
+@pytest.mark.parametrize("dp, tp, parts", [(2, 4, [0, 0, 1, 1]), (8, 1, [0, 1, 2, 3]), (1, 8, [0, 0, 0, 0])])
+def test_processes_that_differ_only_in_tp_feed_the_same_part_of_a_batch(dp, tp, parts, monkeypatch):
+    chips = [types.SimpleNamespace(process_index=i // 2) for i in range(8)]      # 4 processes of 2 chips
+    mesh = types.SimpleNamespace(devices=np.array(chips).reshape(dp, 1, tp), shape=dict(dp=dp, fsdp=1, tp=tp))
+    monkeypatch.setattr(jax, "process_count", lambda: 4)
+    for process, part in enumerate(parts):
+        monkeypatch.setattr(jax, "process_index", lambda process=process: process)
+        assert tpu_mesh.batch_part(mesh) == (part, max(parts) + 1)
+
+
 @pytest.mark.parametrize("sizes, flag", [(dict(tp=3), "--tp"), (dict(fsdp=3), "--fsdp"), (dict(dp=3), "--batch_size")])
 def test_sizes_that_do_not_divide_name_the_flag(sizes, flag):
     with pytest.raises(ValueError, match=flag):
