@@ -14,7 +14,7 @@ pod.
     python model.py export --ckpt CKPT --hf DIR     a checkpoint to a folder that transformers opens
 """
 from harness.cli import cli
-from harness.folder import checkpoint_meta, is_hf
+from harness.folder import is_hf, read_checkpoint_meta
 from harness.sizes import check_sizes
 
 from dataclasses import dataclass
@@ -257,7 +257,7 @@ def block(x, w, config: Config, tp=(), fsdp=(), cache=None, lengths=None, at=0):
 
 
 def self_attention(h, w, config: Config, fsdp=(), cache=None, lengths=None, at=0):
-    """h: (B, T, D) -> (what this tp rank's heads add, (B T, D); new keys and values, as in block)."""
+    """h: (B, T, D) -> (what this tp rank's heads add, (B T, D); new keys and values, as block)."""
     B, T, D = h.shape
     h = h.reshape(B * T, D)     # a plain matrix, because its products take a CPU half the time
     split_heads = lambda z: z.reshape(B, T, -1, config.head_dim).swapaxes(1, 2)
@@ -298,7 +298,7 @@ def own_rows(ids, size, tp):
 def embed(wte, ids, dtype, tp=()):
     """Rows of the embedding. wte: (V, D), this tp rank's rows, ids: (B, T) -> (B, T, D).
 
-    A rank has zeros for the ids of other ranks, so the sum over all is the one row that is meant."""
+    A rank has zeros for the ids of other ranks, so the sum over all is the row that is meant."""
     row, own = own_rows(ids, len(wte), tp)
     x = jnp.where(own[..., None], wte[row], 0)
     return lax.psum(x, tp).astype(dtype)
@@ -485,9 +485,9 @@ def read_meta(folder, tokenizer=None) -> dict:
     tokenizer: which one, for a Hugging Face folder that does not say. ValueError if it is damaged.
     """
     if is_hf(folder):
-        from hf.meta import hf_meta
-        return hf_meta(folder, tokenizer)
-    return checkpoint_meta(folder)
+        from hf.meta import read_hf_meta
+        return read_hf_meta(folder, tokenizer)
+    return read_checkpoint_meta(folder)
 
 
 def load_params(folder, config: Config, mesh=None, dtype="float32", mp_num=None):
@@ -496,8 +496,8 @@ def load_params(folder, config: Config, mesh=None, dtype="float32", mp_num=None)
     mp_num: as in hf.config.blocks_of, for a Hugging Face folder."""
     mesh = mesh or tpu_mesh.make_mesh()
     if is_hf(folder):
-        from hf.weights import read_hf
-        return read_hf(folder, config, mesh, dtype, mp_num)
+        from hf.weights import load_hf
+        return load_hf(folder, config, mesh, dtype, mp_num)
     if mp_num is not None:
         raise ValueError(f"--mp_num is for Hugging Face folders, and {folder} is a checkpoint: "
                          "leave it out")

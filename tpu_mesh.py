@@ -29,7 +29,7 @@ from jax.experimental.mesh_utils import create_device_mesh
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-DATA = ("dp", "fsdp")    # the axes that split the batch
+DATA = ("dp", "fsdp")    # the axes that split the batch, and so the data
 
 
 # ---- the mesh ------------------------------------------------------------------------------------

@@ -127,18 +127,18 @@ def train_step(state, tokens, *, config, hyper, n_tokens, dp=(), fsdp=(), tp=())
     axes inside shard_map; () on one device, where the same lines are the whole step."""
     table = param_table(config)
     params, m, v, step = state["params"], state["m"], state["v"], state["step"]
-    data = tuple(axis for axis in (dp, fsdp) if axis)       # the axes that split the batch
+    data_axes = tuple(axis for axis in (dp, fsdp) if axis)      # those that split the batch
 
     # All data ranks have equal copies. vary lets JAX take each rank's copy for another value, so it
     # adds up no gradients in the layers and micro-batches; sum_over_data does it once, below.
-    own = {n: vary(p, data) for n, p in params.items()}
+    own = {n: vary(p, data_axes) for n, p in params.items()}
     micro = tokens.reshape(hyper.grad_accum, -1, tokens.shape[-1])                 # (A, b, T+1)
     loss = partial(loss_fn, config=config, n_tokens=n_tokens, z_loss=hyper.z_loss, tp=tp,
                    fsdp=fsdp, remat=hyper.remat)
     (total, nll), grads = sum_micro_batches(own, micro, loss)
 
-    grads = sum_over_data(grads, table, data)
-    total, nll = lax.psum(total, data), lax.psum(nll, data)
+    grads = sum_over_data(grads, table, data_axes)
+    total, nll = lax.psum(total, data_axes), lax.psum(nll, data_axes)
 
     norm = global_norm(grads)
     scale = jnp.minimum(1.0, hyper.grad_clip / (norm + 1e-12)) if hyper.grad_clip else 1.0
@@ -168,12 +168,12 @@ def sum_micro_batches(params, tokens, loss):
     return sums
 
 
-def sum_over_data(grads, table, data):
+def sum_over_data(grads, table, data_axes):
     """Add each gradient up over the data axes that do not split its parameter. The one that does is
     fsdp, over which the backward of gather has added it up already."""
     def axes(name):
         _, spec, _ = table[name]
-        return tuple(axis for axis in data if axis not in spec)
+        return tuple(axis for axis in data_axes if axis not in spec)
 
     return {n: lax.psum(g, axes(n)) for n, g in grads.items()}
 

@@ -194,7 +194,7 @@ def is_hf(folder) -> bool:
         return False
 
 
-def checkpoint_meta(folder) -> dict:
+def read_checkpoint_meta(folder) -> dict:
     """config.json of a checkpoint, its sizes checked, its tokenizer a name or a path. ValueError if
     it is damaged."""
     meta = read_config_json(folder)
@@ -219,7 +219,7 @@ def checksum(record) -> int:
 
 
 def check_files(folder, meta):
-    """ValueError where a file of a checkpoint is not what its config.json `meta` has noted of it."""
+    """ValueError where a file of a checkpoint is not what config.json (meta) has noted of it."""
     for name, crc in (meta.get("files") or {}).items():
         if Path(name).name != name or zlib.crc32((folder / name).read_bytes()) != crc:
             raise ValueError(f"{name} fails its checksum")

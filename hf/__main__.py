@@ -14,7 +14,7 @@ from pathlib import Path
 import tpu_mesh
 from data import get_tokenizer
 from hf.config import MP_NUM
-from hf.weights import export_hf, read_hf
+from hf.weights import export_hf, load_hf
 from model import Config, load_params, num_params, read_meta
 
 
@@ -58,7 +58,7 @@ def import_folder(args):
         raise ValueError(f"{args.out} already holds checkpoints: choose another --out")
     meta = read_meta(source, args.tokenizer)
     config, tokenizer = Config(**meta["model"]), get_tokenizer(meta["tokenizer"])
-    params = {f"params/{n}": w for n, w in read_hf(source, config, mp_num=args.mp_num).items()}
+    params = {f"params/{n}": w for n, w in load_hf(source, config, mp_num=args.mp_num).items()}
     files = [tokenizer.name] if tokenizer.name.endswith(".tiktoken") else []
     meta["tokenizer"] = Path(tokenizer.name).name if files else tokenizer.name
     say(config, tokenizer, source, tpu_mesh.save_checkpoint(args.out, 0, params, meta, files=files))

@@ -10,7 +10,7 @@ from hf.tokenizer import read_hf_tokenizer
 from model import Config
 
 
-def hf_meta(folder, tokenizer=None) -> dict:
+def read_hf_meta(folder, tokenizer=None) -> dict:
     """Its sizes, its tokenizer (which is also said), and the recipe with which train.py goes on.
 
     tokenizer: the name of another one than its files say. ValueError if the folder is damaged."""

@@ -67,7 +67,7 @@ def set_layer(stack, layer, w):
     return lax.dynamic_update_index_in_dim(stack, w, layer, 0)
 
 
-def read_hf(folder, config, mesh=None, dtype="float32", mp_num=None):
+def load_hf(folder, config, mesh=None, dtype="float32", mp_num=None):
     """The weights of a Hugging Face folder -> params on `mesh` (default: one device).
 
     Matrices become `dtype`, vectors float32. Tensors are read one at a time; the errors are
@@ -96,7 +96,7 @@ def read_hf(folder, config, mesh=None, dtype="float32", mp_num=None):
 def import_hf(folder):
     """A Hugging Face CodeGen folder -> (config, params), float32 on one device."""
     config = hf_config(folder)
-    return config, read_hf(folder, config)
+    return config, load_hf(folder, config)
 
 
 def export_hf(params, config: Config, folder, tokenizer=None, mp_num=MP_NUM):

@@ -23,7 +23,7 @@ import train
 from hf.config import FIXED, blocks_of, hf_config
 from hf.layout import from_hf, hf_tensors, to_hf
 from hf.tokenizer import hf_vocab, last_merge, read_hf_tokenizer, write_hf_tokenizer
-from hf.weights import read_hf
+from hf.weights import load_hf
 from model import Config, export_hf, import_hf, loss_fn, num_params, param_table
 
 safetensors = pytest.importorskip("safetensors.numpy", reason="needs pip install safetensors")
@@ -47,7 +47,7 @@ def folders(tmp_path_factory):
 
 def read(case, folder):
     config = hf_config(folder)
-    return config, read_hf(folder, config, mp_num=CASES[case]["mp_num"])
+    return config, load_hf(folder, config, mp_num=CASES[case]["mp_num"])
 
 
 def equal(a, b):
@@ -109,7 +109,7 @@ def test_qkv_rows_stand_where_the_released_code_looks_for_them(mp_num):
 
 def test_a_wrong_mp_num_loads_and_is_another_model(folders):
     config = hf_config(folders["mp8"])
-    right, wrong = (read_hf(folders["mp8"], config, mp_num=n) for n in (8, 4))
+    right, wrong = (load_hf(folders["mp8"], config, mp_num=n) for n in (8, 4))
     assert {n for n in right if not np.array_equal(right[n], wrong[n])} == {"qkv_proj"}
 
 
@@ -185,9 +185,9 @@ def test_read_onto_a_mesh(folders, mesh_of):
     mesh = mesh_of(2, 2, 2)
     cut = Config(**{**config.__dict__, "vocab_size": 101})
     with pytest.raises(ValueError):       # 101 rows do not divide by 2, on any path to this mesh
-        read_hf(folders["odd"], cut, mesh)
+        load_hf(folders["odd"], cut, mesh)
     config, single = read("6 heads", folders["6 heads"])
-    params = read_hf(folders["6 heads"], config, mesh)
+    params = load_hf(folders["6 heads"], config, mesh)
     equal(params, single)
     for name, (_, spec, _) in param_table(config).items():
         assert params[name].sharding.is_equivalent_to(jax.sharding.NamedSharding(mesh, spec), params[name].ndim), name
@@ -219,7 +219,7 @@ def test_other_models_are_refused(change, words, folders, tmp_path):
 def test_damaged_files_and_missing_packages_are_one_line(folders, tmp_path, monkeypatch):
     folder = write_folder(tmp_path / "hf", sizes("small"), random_tensors("small"))
     with pytest.raises(ValueError, match="--mp_num 5 does not divide n_embd 24"):
-        read_hf(folder, hf_config(folder), mp_num=5)
+        load_hf(folder, hf_config(folder), mp_num=5)
     file = folder / "model.safetensors"
     file.write_bytes(file.read_bytes()[:-100])
     with pytest.raises(ValueError, match="model.safetensors cannot be read"):

@@ -17,7 +17,7 @@ import model
 import sample
 from hf.config import hf_config
 from hf.layout import hf_tensors, to_hf
-from hf.weights import read_hf
+from hf.weights import load_hf
 from model import Config, export_hf, import_hf, param_table
 
 torch = pytest.importorskip("torch", reason="needs pip install -r requirements-hf.txt")
@@ -145,7 +145,7 @@ def test_loading_onto_a_mesh_gives_its_logits(tmp_path, mesh_of):
     hf, ids = make_goldens.reference_model("6 heads"), random_ids("6 heads")
     hf.save_pretrained(tmp_path / "hf")
     config = hf_config(tmp_path / "hf")
-    params = read_hf(tmp_path / "hf", config, mesh_of(1, 2, 2))
+    params = load_hf(tmp_path / "hf", config, mesh_of(1, 2, 2))
     with torch.no_grad():
         theirs = hf(torch.tensor(ids)).logits
     np.testing.assert_allclose(jax.jit(model.transformer, static_argnums=2)(params, ids, config), theirs, atol=1e-4)
