@@ -271,6 +271,12 @@ def mesh_of(params):
     return sharding.mesh if len(sharding.device_set) > 1 else None
 
 
+def fill(rows: int, mesh) -> int:
+    """As many rows, and what lacks until each copy of the model has equally many."""
+    copies = mesh.shape["dp"] if mesh else 1
+    return -(-rows // copies) * copies
+
+
 @cache
 def on_mesh(program, mesh, **static):
     """One of the programs above with its static arguments, compiled for a mesh. Without one it is
@@ -357,8 +363,7 @@ class Chat:
 
     def a_row(self, numbers):
         """A number for each row, and zeros for rows that only fill the mesh up -> (B,) int32."""
-        ranks = self.mesh.shape["dp"] if self.mesh else 1
-        filled = np.zeros(-(-len(self.texts) // ranks) * ranks, np.int32)
+        filled = np.zeros(fill(len(self.texts), self.mesh), np.int32)
         filled[:len(numbers)] = numbers
         return filled
 
@@ -547,16 +552,21 @@ def prompt_logprob(params, config, tokenizer, texts, spans=None):
     ranges that count, all of it by default; a token counts when its first character lies in one. A
     text longer than the context keeps its newest tokens. Perplexity is exp(-sum / n).
     """
-    out = []
-    for i, text in enumerate(texts):
-        ids = tokenizer.encode(text)[-(config.block_size - 1):]
-        size = min(bucket(len(ids) + 1), config.block_size)
-        padded = np.full((1, size), tokenizer.eot, np.int32)
-        padded[0, 1:len(ids) + 1] = ids
-        logp = np.asarray(token_logprobs(params, padded, config))[0, :len(ids)]
-        if spans is not None:
-            logp = logp[tokens_in(spans[i], text, ids, tokenizer)]
-        out.append((float(logp.sum()), len(logp)))
+    out, mesh = [], mesh_of(params)
+    together = fill(1, mesh)                    # a text for each copy of the model
+    for start in range(0, len(texts), together):
+        some = texts[start:start + together]
+        tokens = [tokenizer.encode(text)[-(config.block_size - 1):] for text in some]
+        size = min(bucket(max(map(len, tokens)) + 1), config.block_size)
+        padded = np.full((together, size), tokenizer.eot, np.int32)
+        for row, ids in zip(padded, tokens):
+            row[1:len(ids) + 1] = ids
+        found = np.asarray(on_mesh(token_logprobs, mesh, config=config)(params, padded))
+        for i, (text, ids, logp) in enumerate(zip(some, tokens, found), start):
+            logp = logp[:len(ids)]
+            if spans is not None:
+                logp = logp[tokens_in(spans[i], text, ids, tokenizer)]
+            out.append((float(logp.sum()), len(logp)))
     return out
 
 
