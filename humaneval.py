@@ -337,14 +337,16 @@ def load_model(args, names, path, stop):
 
     Imports JAX, so only what generates calls this, and only once the problem file is read."""
     import sample
+    from tpu_mesh import make_mesh
     find_devices()
     folder = find_checkpoint(args.ckpt)
-    settings = {name: getattr(args, name) for name in names}
+    settings = {name: getattr(args, name) for name in (*names, "dtype")}
     settings["checkpoint"] = fingerprint(folder)
     settings["problems_sha256"] = hashlib.sha256(Path(path).read_bytes()).hexdigest()
     settings["stop"] = stop
     samples.check_resumable(args.out, settings)
-    config, params, tokenizer = sample.load(folder)
+    mesh = make_mesh(args.dp, tp=args.tp)
+    config, params, tokenizer = sample.load(folder, args.dtype, mesh=mesh)
 
     def new_chat(sample_ids):
         return sample.Chats(params, config, tokenizer, len(sample_ids), args.temperature,
@@ -385,7 +387,7 @@ def run_at(temperature, args, path):
     at = lambda file: f"{file.removesuffix('.jsonl')}_t{temperature:g}.jsonl"
     out = at(args.out)
     sampling = pass_flags(args, ("ckpt", "top_p", "seed", "limit", "batch_size", "n",
-                                 "max_new_tokens"))
+                                 "max_new_tokens", "dp", "tp", "dtype"))
     call_script(__file__, "generate", f"--out={out}", f"--temperature={temperature}",
                 f"--problems={path}", *sampling)
     more = [f"--k={','.join(map(str, args.k))}"] if args.k else []

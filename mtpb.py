@@ -404,7 +404,7 @@ def run_command(args, path):
     JAX."""
     first_worker(args.unsafe).stop()    # no isolation here? Better to hear it before sampling
     sampling = pass_flags(args, ("ckpt", "out", "mode", "n", "temperature", "top_p", "seed",
-                                 "limit", "batch_size"))
+                                 "limit", "batch_size", "dp", "tp", "dtype"))
     scoring = pass_flags(args, ("rules", "timeout", "workers", "results"))
     scoring += ["--unsafe"] * args.unsafe
     call_script(__file__, "generate", f"--problems={path}", *sampling)

@@ -224,7 +224,8 @@ def read_index(folder, meta) -> dict:
 
 def load_arrays(folder, wanted: dict) -> dict:
     """Put {name: ShapeDtypeStruct with a sharding} of a checkpoint of any mesh on the devices of
-    another; each device reads only its slice.
+    another, in the dtypes wanted. Each device gets its slice alone, and this host holds one array
+    at a time, once.
 
     Raises ValueError that names the folder when a file is missing, cut short or altered (each shard
     has a checksum), or when a shape is not the one wanted."""
@@ -238,8 +239,22 @@ def load_arrays(folder, wanted: dict) -> dict:
             raise ValueError(f"checkpoint {folder} holds {name} of shape {shape}, this model wants "
                              f"{want.shape}: give the model flags that it was trained with")
         read = partial(read_slice, folder, name, shape, dtype, shards)
-        arrays[name] = jax.make_array_from_callback(shape, want.sharding, read)
+        arrays[name] = make_array(want, read)
     return arrays
+
+
+def make_array(want, read):
+    """An array on a mesh, want: ShapeDtypeStruct with a sharding, from read(index), which gives a
+    slice. Devices that hold the same slice get it from one reading."""
+    held = {}
+
+    def piece(index):
+        place = tuple(part.indices(size)[:2] for part, size in zip(index, want.shape))
+        if place not in held:
+            held[place] = read(index).astype(want.dtype, copy=False)
+        return held[place]
+
+    return jax.make_array_from_callback(want.shape, want.sharding, piece)
 
 
 def read_slice(folder, name, shape, dtype, shards, slices):

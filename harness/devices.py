@@ -41,7 +41,8 @@ def keep_programs():
 
 def check_mesh(dp: int, fsdp: int, tp: int, devices: int, processes: int):
     """ValueError where so many devices and processes cannot make this mesh."""
-    need, asked = dp * fsdp * tp, f"--dp {dp} --fsdp {fsdp} --tp {tp}"
+    need = dp * fsdp * tp
+    asked = f"--dp {dp} --fsdp {fsdp} --tp {tp}".replace(" --fsdp 1", "")   # sampling has no --fsdp
     if min(dp, fsdp, tp) < 1:
         raise ValueError(f"{asked}: each must be at least 1")
     if need > devices:
