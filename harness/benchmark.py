@@ -49,7 +49,7 @@ def results_file(wanted, samples, source) -> str:
     """Where the verdicts on sample files go: where it is `wanted`, else beside the first.
     ValueError, before hours of work, where it cannot be written or is an input. source: the problem
     file where it is not the official one."""
-    path = str(wanted or results_path(samples[0]))
+    path = str(wanted or results_path(parts.whole_of(samples[0])))
     check_writable(path, *samples, *[source] * bool(source))
     return path
 
@@ -101,8 +101,8 @@ def run(script, args, path, files, key, counts):
                     f"--problems={path}", *pass_flags(args, SAMPLING))
 
     def score(out, results):
-        ks = getattr(args, "k", None)
-        more = [f"--k={','.join(map(str, ks))}"] * bool(ks) + ["--unsafe"] * args.unsafe
+        ks = ",".join(map(str, getattr(args, "k", None) or ()))
+        more = [f"--k={ks}"] * bool(ks) + ["--unsafe"] * args.unsafe
         more += [f"--results={results}"] * bool(results)
         return json.loads(call_script(script, "score", f"--problems={path}", *more,
                                       *pass_flags(args, SCORING), "--", out))

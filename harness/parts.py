@@ -24,6 +24,11 @@ def name_of(path, process, processes) -> str:
     return f"{str(path).removesuffix('.jsonl')}-{process:05}-of-{processes:05}.jsonl"
 
 
+def whole_of(path) -> str:
+    """The name of the run that a file is a part of; its own where it is none."""
+    return PART.sub(".jsonl", str(path))
+
+
 def share(items, part):
     """The items of one process, part = (its number, of how many); None is all of them."""
     process, processes = part or (0, 1)
@@ -100,8 +105,9 @@ def part_of(settings):
     """(process, of how many) of a part's settings; None for other files."""
     part = (settings or {}).get("part")
     if isinstance(part, list) and [type(n) for n in part] == [int, int] and 0 <= part[0] < part[1]:
-        limit = settings.get("limit")
-        return tuple(part) if limit is None or type(limit) is int and limit > 0 else None
+        limit = settings.setdefault("limit")
+        if type(settings.get("n")) is int and (limit is None or type(limit) is int and limit > 0):
+            return tuple(part)
     return None
 
 
