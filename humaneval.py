@@ -336,12 +336,13 @@ def load_model(args, names, path, stop):
     import tpu_mesh
     tpu_mesh.find_devices()
     folder = tpu_mesh.find_checkpoint(args.ckpt)
-    settings = {name: getattr(args, name) for name in names}
+    settings = {name: getattr(args, name) for name in (*names, "dtype")}
     settings["checkpoint"] = fingerprint(folder)
     settings["problems_sha256"] = hashlib.sha256(Path(path).read_bytes()).hexdigest()
     settings["stop"] = stop
     samples.check_resumable(args.out, settings)
-    config, params, tokenizer = sample.load(folder)
+    mesh = tpu_mesh.make_mesh(args.dp, tp=args.tp)
+    config, params, tokenizer = sample.load(folder, args.dtype, mesh=mesh)
 
     def new_chat(sample_ids):
         return sample.Chats(params, config, tokenizer, len(sample_ids), args.temperature,

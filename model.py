@@ -401,28 +401,35 @@ def cached_attention(q, k, v, cache, lengths, at):
     return attend(q, [(keys, values), new], seen), new
 
 
-def init_cache(config: Config, batch: int, size: int = 0, unstacked=False):
+def init_cache(config: Config, batch: int, size: int = 0, unstacked=False, sharding=None):
     """Zeros for the keys and values of `size` tokens (block_size by default): dict(k, v).
 
-    Each is (L, B, H, S, K), or for weights that are unstacked a tuple of L arrays (B, H, S, K)."""
+    Each is (L, B, H, S, K), or for weights that are unstacked a tuple of L arrays (B, H, S, K).
+    sharding: where they lie, by default on one device."""
     L, shape = config.n_layer, (batch, config.n_head, size or config.block_size, config.head_dim)
     if unstacked:
         return {n: tuple(jnp.zeros(shape, config.dtype) for _ in range(L)) for n in "kv"}
-    return {n: jnp.zeros((L, *shape), config.dtype) for n in "kv"}
+    return {n: jnp.zeros((L, *shape), config.dtype, device=sharding) for n in "kv"}
 
 
-def forward_cached(params, ids, cache, new, lengths, at, config: Config):
+def beside(cache, size: int):
+    """Zeros for `size` new tokens of the rows of a cache."""
+    return jax.tree.map(lambda x: jnp.zeros_like(x, shape=(*x.shape[:-2], size, x.shape[-1])),
+                        cache)
+
+
+def forward_cached(params, ids, cache, new, lengths, at, config: Config, tp=()):
     """Run tokens ids (B, T) of rows with lengths[b] tokens in `cache` and `at` more in `new`.
 
-    cache and new come from init_cache; the keys and values of ids are written into new. A row with
+    cache comes from init_cache, new from beside; the keys and values of ids go into new. A row with
     fewer than T tokens is padded on the right, so prompts of different length share a batch: no
     token sees what stands behind it. -> (x (B, T, D), new)
     """
-    x = embed(params["wte"], ids, jnp.dtype(config.dtype))
+    x = embed(params["wte"], ids, jnp.dtype(config.dtype), tp)
 
     def layer(x, w):
         cache = w["k"], w["v"], w["new_k"], w["new_v"]
-        x, (k, v) = block(x, w, config, cache=cache, lengths=lengths, at=at)
+        x, (k, v) = block(x, w, config, tp, cache=cache, lengths=lengths, at=at)
         return x, dict(k=k, v=v)
 
     each = {n: params[n] for n in LAYER} | cache | {f"new_{n}": a for n, a in new.items()}
@@ -521,13 +528,12 @@ def load_params(folder, config: Config, mesh=None, dtype="float32", mp_num=None)
     if mp_num is not None:
         raise ValueError(f"--mp_num is for Hugging Face folders, and {folder} is a checkpoint: "
                          "leave it out")
-    params, to = {}, tpu_mesh.shardings(param_table(config), mesh)
-    # One by one, because a cast of all would hold all of them twice.
-    for name, (shape, _, init) in param_table(config).items():
-        wanted = {f"params/{name}": jax.ShapeDtypeStruct(shape, jnp.float32, sharding=to[name])}
-        weight = tpu_mesh.load_arrays(folder, wanted)[f"params/{name}"]
-        params[name] = weight.astype(dtype if init else "float32")
-    return params
+    to = tpu_mesh.shardings(param_table(config), mesh)
+    wanted = {f"params/{name}": jax.ShapeDtypeStruct(shape, dtype if init else "float32",
+                                                     sharding=to[name])
+              for name, (shape, _, init) in param_table(config).items()}
+    arrays = tpu_mesh.load_arrays(folder, wanted)
+    return {name: arrays[f"params/{name}"] for name in to}
 
 
 # ---- doors to hf/ --------------------------------------------------------------------------------

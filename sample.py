@@ -16,7 +16,7 @@ import math
 import re
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from functools import cache, partial
 
 import numpy as np
 
@@ -42,8 +42,7 @@ def parser():
     p.add_argument("--stop", type=flags.text, action="append", default=[],
                    help="end at this text, in which \\n is a new line; may be given several times")
     p.add_argument("--seed", type=flags.seed, default=0, help="of the draws (default 0)")
-    p.add_argument("--dtype", choices=["float32", "bfloat16"], help="of the weights (default: the "
-                   "checkpoint's; bfloat16 is half the memory)")
+    flags.mesh_flags(p)
     p.add_argument("--unsafe", action="store_true",
                    help="let the session's /run use your rights where nothing can isolate it")
     p.add_argument("--mp_num", type=flags.whole(1, 1024),
@@ -73,10 +72,15 @@ if __name__ == "__main__":
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
 
 import tpu_mesh
 from model import (
+    TABLE,
     Config,
+    beside,
+    cross_entropy,
     extend_cache,
     forward_cached,
     head,
@@ -87,6 +91,7 @@ from model import (
     transformer,
     unstack,
 )
+from tpu_mesh import DATA
 
 # ---- where a text ends ---------------------------------------------------------------------------
 # The stop rules, all of them. Each is text -> the part that counts, and what it cuts once it cuts
@@ -126,41 +131,54 @@ def unescape(text: str) -> str:
 
 # ---- nucleus sampling ----------------------------------------------------------------------------
 
-def top_p_filter(logits, top_p):
+def top_p_filter(logits, top_p, tp=()):
     """Keep the smallest set of tokens whose probability reaches top_p, the one that crosses it
     included; the logits of all others become -inf.
 
     logits (B, V) float32, already divided by the temperature. A token stays if the tokens strictly
     likelier than it have less than top_p together, so equals stay or go together. Instead of
-    sorting V logits we search for the lowest probability that stays: positive floats order like
-    their bits, so 31 halvings find it exactly.
+    sorting V logits we search for the highest probability that the nucleus does not need: positive
+    floats order like their bits, of which those up to 1.0 have 30, so 30 halvings find it exactly.
+    Where tp splits the vocabulary each round asks all ranks, so it settles 5 bits at once.
     """
-    probs = jax.nn.softmax(logits)                                                  # (B, V)
+    top = lax.pmax(logits.max(-1, keepdims=True), tp)
+    probs = jnp.exp(logits - top)
+    probs = probs / lax.psum(probs.sum(-1, keepdims=True), tp)                      # (B, V)
     bits = lax.bitcast_convert_type(probs, jnp.int32)
+    digit = 5 if tp else 1
 
-    def halve(_, bounds):   # the answer lies in (low, high]
-        low, high = bounds                                                          # (B, 1) each
-        mid = low + (high - low) // 2
-        stays = jnp.where(bits > mid, probs, 0).sum(-1, keepdims=True) < top_p
-        return jnp.where(stays, low, mid), jnp.where(stays, mid, high)
+    def settle(i, low):     # (B, 1): what is likelier than `low` has top_p together
+        unit = 1 << (30 - digit - digit * i)
+        marks = low + unit * jnp.arange(1, 2 ** digit)                              # (B, M)
+        above = jnp.where(bits[:, None] > marks[..., None], probs[:, None], 0)      # (B, M, V)
+        enough = lax.psum(above.sum(-1), tp) >= top_p
+        return low + unit * enough.sum(-1, keepdims=True)
 
-    zero = jnp.zeros_like(bits[:, :1])
-    _, high = lax.fori_loop(0, 31, halve, (zero - 1, zero + jnp.int32(0x3F800000)))     # 1.0
-    return jnp.where(bits >= high, logits, -jnp.inf)
+    low = lax.fori_loop(0, 30 // digit, settle, jnp.full_like(top, -1, jnp.int32))
+    return jnp.where(bits > low, logits, -jnp.inf)
 
 
-def sample_token(keys, logits, temperature, top_p, n_vocab: int):
+def sample_token(keys, logits, temperature, top_p, n_vocab: int, tp=()):
     """One token per row. keys (B,), logits (B, V) -> (B,) int32.
 
     Temperature first, then the nucleus; temperature 0 or top_p 0 takes the likeliest token. Rows of
     the vocabulary that no token stands for (padding to 51,200) are never sampled.
     """
-    logits = jnp.where(jnp.arange(logits.shape[-1]) < n_vocab, logits, -jnp.inf)
-    nucleus = top_p_filter(logits / jnp.maximum(temperature, 1e-4), top_p)
-    # With Gumbel noise, argmax(log p + noise) is a draw from p.
-    noise = jax.vmap(lambda key: jax.random.gumbel(key, logits.shape[1:]))(keys)         # (B, V)
+    size = logits.shape[-1]                                     # of this tp rank, which begins at
+    first = lax.axis_index(tp) * size
+    whole = lax.axis_size(tp) * size
+    logits = jnp.where(first + jnp.arange(size) < n_vocab, logits, -jnp.inf)
+    nucleus = top_p_filter(logits / jnp.maximum(temperature, 1e-4), top_p, tp)
+    # With Gumbel noise, argmax(log p + noise) is a draw from p. Each rank has its part of the noise
+    # that one device would draw.
+    draw = lambda key: lax.dynamic_slice(jax.random.gumbel(key, (whole,)), (first,), (size,))
+    noise = jax.vmap(draw)(keys)                                                    # (B, V)
     greedy = (temperature <= 0) | (top_p <= 0)
-    return jnp.argmax(jnp.where(greedy, logits, nucleus + noise), -1).astype(jnp.int32)
+    scores = jnp.where(greedy, logits, nucleus + noise)
+    # The first of the likeliest, as argmax has it on one device.
+    best = scores.max(-1)
+    index = jnp.where(best < lax.pmax(best, tp), whole, first + jnp.argmax(scores, -1))
+    return lax.pmin(index, tp).astype(jnp.int32)
 
 
 def row_keys(seed, sample_ids, positions):
@@ -175,22 +193,22 @@ def row_keys(seed, sample_ids, positions):
 # Neither program writes into the cache, because XLA copies all of what one program reads and
 # writes. The tokens that they run wait in a small cache beside it, `new`, and join it afterwards.
 
-@partial(jax.jit, static_argnames="config")
-def prefill(params, ids, cache, logits, lengths, counts, config: Config):
+@partial(jax.jit, static_argnames=("config", "dp", "tp"))
+def prefill(params, ids, cache, logits, lengths, counts, config: Config, dp=(), tp=()):
     """Read a piece of the prompts, behind the lengths[b] tokens of row b that the cache has.
 
     ids: (B, T), the first counts[b] of row b are real. Returns (logits after each row's last real
     token (B, V), those given where it has none; new)."""
-    new = init_cache(config, *ids.shape, unstacked=isinstance(cache["k"], tuple))
-    x, new = forward_cached(params, ids, cache, new, lengths, 0, config)
+    new = beside(cache, ids.shape[1])
+    x, new = forward_cached(params, ids, cache, new, lengths, 0, config, tp)
     ends = jnp.maximum(counts - 1, 0)[:, None, None]
     last = jnp.take_along_axis(x, ends, 1)                               # (B, 1, D)
-    return jnp.where((counts > 0)[:, None], head(params, last)[:, 0], logits), new
+    return jnp.where((counts > 0)[:, None], head(params, last, tp)[:, 0], logits), new
 
 
-@partial(jax.jit, static_argnames=("config", "n_vocab", "eot", "steps"))
+@partial(jax.jit, static_argnames=("config", "n_vocab", "eot", "steps", "dp", "tp"))
 def decode(params, cache, logits, lengths, done, budget, seed, sample_ids, temperature, top_p, *,
-           config: Config, n_vocab: int, eot: int, steps: int):
+           config: Config, n_vocab: int, eot: int, steps: int, dp=(), tp=()):
     """Up to `steps` tokens for every row that is not done; the loop ends early when all are.
 
     logits (B, V): what the next token is drawn from. budget (B,): tokens that a row may still have.
@@ -200,27 +218,75 @@ def decode(params, cache, logits, lengths, done, budget, seed, sample_ids, tempe
 
     def more(carry):
         i, *_, done, _ = carry
-        return (i < steps) & ~done.all()
+        return (i < steps) & lax.pmax((~done).any(), dp)     # all ranks end together
 
     def one(carry):
         i, out, new, logits, lengths, done, budget = carry
         keys = row_keys(seed, sample_ids, lengths)
-        token = sample_token(keys, logits, temperature, top_p, n_vocab)  # (B,)
+        token = sample_token(keys, logits, temperature, top_p, n_vocab, tp)          # (B,)
         token = jnp.where(done, -1, token)
         made = token >= 0
         out = out.at[:, i].set(token)
         done, budget = done | (token == eot), budget - made
-        # The barrier ties the weights to this token: left alone, XLA makes float32 copies of
-        # bfloat16 weights before the loop. A row that has ended runs on as padding, and writes
-        # behind its own end, where no query looks.
-        weights, token = lax.optimization_barrier((params, jnp.maximum(token, 0)))
-        x, new = forward_cached(weights, token[:, None], cache, new, cached, i, config)
-        lengths = lengths + (~done & made)
-        return i + 1, out, new, head(weights, x)[:, 0], lengths, done | (budget <= 0), budget
+        # The barrier ties each weight to this token: left alone, XLA makes float32 copies of
+        # bfloat16 weights before the loop.
+        weights = jax.tree.map(lambda w: lax.optimization_barrier((w, i))[0], params)
+        # A row that has ended runs on as padding, and writes behind its own end, where no query
+        # looks.
+        ids = jnp.maximum(token, 0)[:, None]                             # (B, 1)
+        x, new = forward_cached(weights, ids, cache, new, cached, i, config, tp)
+        lengths, logits = lengths + (~done & made), head(weights, x, tp)[:, 0]
+        return i + 1, out, new, logits, lengths, done | (budget <= 0), budget
 
-    out = jnp.full((len(lengths), steps), -1, jnp.int32)
-    new = init_cache(config, len(lengths), steps, unstacked=isinstance(cache["k"], tuple))
+    out = jnp.full_like(lengths, -1, shape=(len(lengths), steps))
+    new = beside(cache, steps)
     return lax.while_loop(more, one, (0, out, new, logits, lengths, done, budget))[1:]
+
+
+@partial(jax.jit, static_argnames=("config", "dp", "tp"))
+def token_logprobs(params, ids, config: Config, dp=(), tp=()):
+    """log p(ids[t] | ids[:t]) for t = 1 ... T-1. ids (B, T) -> (B, T-1) float32."""
+    _, nll = cross_entropy(transformer(params, ids[:, :-1], config, tp), ids[:, 1:], tp=tp)
+    return -nll
+
+
+# ---- the same programs on a mesh -----------------------------------------------------------------
+# Rows are split over dp, heads, feed-forward and vocabulary over tp. fsdp has one rank here: a
+# weight that had to be gathered for every token would take longer than to read it.
+
+WEIGHTS = {name: spec for name, (_, spec, _) in TABLE.items()}
+ROW, CACHE, LOGITS, ONE = P(DATA), P(None, DATA, "tp"), P(DATA, "tp"), P()
+SPECS = {       # of the arguments, and of what is returned
+    prefill: ((WEIGHTS, ROW, CACHE, LOGITS, ROW, ROW), (LOGITS, CACHE)),
+    decode: ((WEIGHTS, CACHE, LOGITS, ROW, ROW, ROW, ONE, ROW, ONE, ONE),
+             (ROW, CACHE, LOGITS, ROW, ROW, ROW)),
+    extend_cache: ((CACHE, CACHE, ROW), CACHE),
+    token_logprobs: ((WEIGHTS, ROW), ROW),
+}
+
+
+def mesh_of(params):
+    """The mesh that weights lie on, None for one device."""
+    sharding = params["ln_f.bias"].sharding
+    return sharding.mesh if len(sharding.device_set) > 1 else None
+
+
+def fill(rows: int, mesh) -> int:
+    """As many rows, and what lacks until each copy of the model has equally many."""
+    copies = mesh.shape["dp"] if mesh else 1
+    return -(-rows // copies) * copies
+
+
+@cache
+def on_mesh(program, mesh, **static):
+    """One of the programs above with its static arguments, compiled for a mesh. Without one it is
+    what it is."""
+    if mesh is None:
+        return partial(program, **static)
+    axes = {} if program is extend_cache else dict(dp=DATA, tp="tp")
+    sharded = jax.shard_map(partial(program, **static, **axes), mesh=mesh,
+                            in_specs=SPECS[program][0], out_specs=SPECS[program][1])
+    return jax.jit(sharded, donate_argnums=(0,) * (program is extend_cache))
 
 
 # ---- a chat: rows of text that grow turn by turn -------------------------------------------------
@@ -280,16 +346,26 @@ class Chat:
         self.params, self.config, self.tokenizer = params, config, tokenizer
         self.temperature, self.top_p = float(temperature), float(top_p)
         self.seed = np.uint32(seed)
-        self.sample_ids = jnp.asarray(range(rows) if sample_ids is None else list(sample_ids),
-                                      jnp.int32)
+        self.mesh = mesh_of(params)
+        self.sample_ids = list(range(rows) if sample_ids is None else sample_ids)
         self.texts = [""] * rows
         self.held = [[] for _ in range(rows)]   # the tokens whose keys and values the cache holds
         self.least = max(16, ROOM // rows)
         self.room = min(config.block_size, self.least)      # tokens for a row of the cache
         unstacked = isinstance(params["qkv_proj"], tuple)
-        self.cache = init_cache(config, rows, self.room, unstacked=unstacked)
+        self.cache = init_cache(config, len(self.a_row([])), self.room, unstacked, self.at(CACHE))
         self.tokens_run = 0                     # that went through the model, padding not counted
         self.dropped = [0] * rows               # tokens of the history that do not fit the context
+
+    def at(self, spec):
+        """Where an array lies, None for one device."""
+        return self.mesh and NamedSharding(self.mesh, spec)
+
+    def a_row(self, numbers):
+        """A number for each row, and zeros for rows that only fill the mesh up -> (B,) int32."""
+        filled = np.zeros(fill(len(self.texts), self.mesh), np.int32)
+        filled[:len(numbers)] = numbers
+        return filled
 
     def make_room(self, tokens: int):
         """Let every row have so many tokens, rounded up to 16, or block_size of them.
@@ -352,19 +428,20 @@ class Chat:
         need = max(len(row.ids) + row.budget for row in rows)
         if need > self.room:
             self.make_room(bucket(need, self.least))    # twice the room: few turns compile anew
-        logits = jnp.zeros((len(rows), self.config.vocab_size), jnp.float32)
-        size = piece()
+        B, size = len(self.a_row([])), piece()
+        logits = jnp.zeros((B, self.config.vocab_size), jnp.float32, device=self.at(LOGITS))
+        prefill_here = on_mesh(prefill, self.mesh, config=self.config)
         for start in range(0, max(len(row.ids) - row.cached for row in rows), size):
             if stream:
                 stream("")
-            ids = np.zeros((len(rows), size), np.int32)
-            begins, counts = np.zeros((2, len(rows)), np.int32)
+            ids = np.zeros((B, size), np.int32)
+            begins, counts = np.zeros((2, B), np.int32)
             for b, row in enumerate(rows):
                 begins[b] = min(row.cached + start, len(row.ids))
                 new = row.ids[begins[b]:][:size]
                 ids[b, :len(new)], counts[b] = new, len(new)
-            logits, new = prefill(self.params, ids, self.cache, logits, begins, counts, self.config)
-            self.cache = extend_cache(self.cache, new, begins)
+            logits, new = prefill_here(self.params, ids, self.cache, logits, begins, counts)
+            self.cache = on_mesh(extend_cache, self.mesh)(self.cache, new, begins)
             self.tokens_run += int(counts.sum())
         self.held = [row.ids for row in rows]
         return logits
@@ -372,22 +449,23 @@ class Chat:
     def write(self, rows, logits, cut, stream):
         """Make tokens until every row has ended. Stop rules look at decoded text, on the host: so a
         few tokens at a time, then a look at every row."""
-        lengths = jnp.asarray([len(row.ids) for row in rows], jnp.int32)
-        budget = jnp.asarray([row.budget for row in rows], jnp.int32)
-        done = budget <= 0
+        lengths = self.a_row([len(row.ids) for row in rows])
+        budget = self.a_row([row.budget for row in rows])
+        sample_ids, done = self.a_row(self.sample_ids), budget <= 0
+        decode_here = on_mesh(decode, self.mesh, config=self.config, eot=self.tokenizer.eot,
+                              n_vocab=self.tokenizer.n_vocab, steps=LOOK_LIVE if stream else LOOK)
         while not all(row.reason for row in rows):
             cached = lengths
-            out, new, logits, lengths, done, budget = decode(
-                self.params, self.cache, logits, lengths, done, budget, self.seed, self.sample_ids,
-                self.temperature, self.top_p, config=self.config, n_vocab=self.tokenizer.n_vocab,
-                eot=self.tokenizer.eot, steps=LOOK_LIVE if stream else LOOK)
-            self.cache = extend_cache(self.cache, new, cached)
+            out, new, logits, lengths, done, budget = decode_here(
+                self.params, self.cache, logits, lengths, done, budget, self.seed, sample_ids,
+                self.temperature, self.top_p)
+            self.cache = on_mesh(extend_cache, self.mesh)(self.cache, new, cached)
             for b, (row, tokens, full) in enumerate(zip(rows, np.asarray(out), np.asarray(done))):
                 if not row.reason:
                     self.take(b, row, tokens[tokens >= 0].tolist(), cut, full)
             if stream:
                 stream(rows[0].answer.rstrip("\ufffd"))
-            done = done | np.array([bool(row.reason) for row in rows])
+            done = done | (self.a_row([bool(row.reason) for row in rows]) > 0)
 
     def take(self, b, row, tokens, cut, full):
         """Row b has new tokens: decode all of its answer, and see whether it has ended."""
@@ -416,7 +494,8 @@ class Chats:
     def __init__(self, params, config: Config, tokenizer, rows: int, temperature=0.2, top_p=0.95,
                  seed=0, sample_ids=None):
         ids = list(range(rows) if sample_ids is None else sample_ids)
-        small = jax.default_backend() == "cpu" and num_params(config) <= SMALL
+        small = (jax.default_backend() == "cpu" and not mesh_of(params)
+                 and num_params(config) <= SMALL)
         parts = math.gcd(rows, CORES) if small else 1       # of one shape, so one compilation
         self.size = rows // parts
         shares = [ids[i:i + self.size] for i in range(0, rows, self.size)]
@@ -466,13 +545,6 @@ def generate(params, config, tokenizer, prompts, max_new_tokens=128, temperature
 
 # ---- likelihoods of prompts (the paper's Tables 2 and 4) -----------------------------------------
 
-@partial(jax.jit, static_argnames="config")
-def token_logprobs(params, ids, config: Config):
-    """log p(ids[t] | ids[:t]) for t = 1 ... T-1. ids (B, T) -> (B, T-1) float32."""
-    logits = jax.nn.log_softmax(transformer(params, ids[:, :-1], config))
-    return jnp.take_along_axis(logits, ids[:, 1:, None], -1)[..., 0]
-
-
 def prompt_logprob(params, config, tokenizer, texts, spans=None):
     """Log-likelihood of each text -> [(sum of log p, number of tokens)].
 
@@ -480,16 +552,21 @@ def prompt_logprob(params, config, tokenizer, texts, spans=None):
     ranges that count, all of it by default; a token counts when its first character lies in one. A
     text longer than the context keeps its newest tokens. Perplexity is exp(-sum / n).
     """
-    out = []
-    for i, text in enumerate(texts):
-        ids = tokenizer.encode(text)[-(config.block_size - 1):]
-        size = min(bucket(len(ids) + 1), config.block_size)
-        padded = np.full((1, size), tokenizer.eot, np.int32)
-        padded[0, 1:len(ids) + 1] = ids
-        logp = np.asarray(token_logprobs(params, padded, config))[0, :len(ids)]
-        if spans is not None:
-            logp = logp[tokens_in(spans[i], text, ids, tokenizer)]
-        out.append((float(logp.sum()), len(logp)))
+    out, mesh = [], mesh_of(params)
+    together = fill(1, mesh)                    # a text for each copy of the model
+    for start in range(0, len(texts), together):
+        some = texts[start:start + together]
+        tokens = [tokenizer.encode(text)[-(config.block_size - 1):] for text in some]
+        size = min(bucket(max(map(len, tokens)) + 1), config.block_size)
+        padded = np.full((together, size), tokenizer.eot, np.int32)
+        for row, ids in zip(padded, tokens):
+            row[1:len(ids) + 1] = ids
+        found = np.asarray(on_mesh(token_logprobs, mesh, config=config)(params, padded))
+        for i, (text, ids, logp) in enumerate(zip(some, tokens, found), start):
+            logp = logp[:len(ids)]
+            if spans is not None:
+                logp = logp[tokens_in(spans[i], text, ids, tokenizer)]
+            out.append((float(logp.sum()), len(logp)))
     return out
 
 
@@ -508,19 +585,23 @@ def tokens_in(spans, text, ids, tokenizer):
 
 # ---- loading -------------------------------------------------------------------------------------
 
-def load(ckpt, dtype=None, mp_num=None):
+def load(ckpt, dtype=None, mp_num=None, mesh=None):
     """A checkpoint folder, an out_dir (its newest) or a Hugging Face folder -> (config, params,
-    tokenizer). Only the weights are read.
+    tokenizer). Only the weights are read, one tensor at a time, each device its part.
 
     dtype: what matrices are held and multiplied in, by default what config.json says. mp_num: of a
-    Hugging Face folder, see hf/README.md."""
+    Hugging Face folder, see hf/README.md. mesh: where the model lies and all that is sampled from
+    it runs, by default one device."""
     folder = tpu_mesh.find_checkpoint(ckpt)
     meta = read_meta(folder)
     config = Config(**meta["model"])
     if dtype:
         config = dataclasses.replace(config, dtype=dtype)
-    params = load_params(folder, config, dtype=dtype or "float32", mp_num=mp_num)
-    if jax.default_backend() != "tpu":
+    mesh = mesh or tpu_mesh.make_mesh()
+    dp, fsdp, tp = mesh.devices.shape
+    tpu_mesh.check_divides(config, dp, 1, dp, fsdp, tp)
+    params = load_params(folder, config, mesh, dtype or "float32", mp_num)
+    if mesh.size == 1 and jax.default_backend() != "tpu":
         params = unstack(params)
     return config, params, get_tokenizer(meta["tokenizer"])
 
@@ -535,7 +616,7 @@ def session(params, config, tokenizer, args):
 
     def answer(turns, line, sample, stream):
         chat.rewrite([program(turns)])
-        chat.sample_ids = jnp.asarray([sample], jnp.int32)
+        chat.sample_ids = [sample]
         (text, reason), = chat.turn([f"# {line}\n"], args.max_new_tokens, truncate_turn, stream,
                                     keep_newest=True)
         if chat.dropped[0]:
@@ -564,7 +645,8 @@ def main():
         return plan_main(args)
     prompt = read_prompt() if args.prompt == "-" else args.prompt
     tpu_mesh.find_devices()
-    config, params, tokenizer = load(args.ckpt, args.dtype, args.mp_num)
+    mesh = tpu_mesh.make_mesh(args.dp, tp=args.tp)
+    config, params, tokenizer = load(args.ckpt, args.dtype, args.mp_num, mesh)
     if prompt is None:
         return session(params, config, tokenizer, args)
     stop = tuple(map(unescape, args.stop))

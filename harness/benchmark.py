@@ -57,7 +57,7 @@ def results_file(wanted, samples, source) -> str:
 # ---- generate and run ----------------------------------------------------------------------------
 
 SAMPLING = ("ckpt", "mode", "n", "top_p", "seed", "limit", "batch_size", "max_new_tokens",
-            "num_processes", "process_id")
+            "dp", "tp", "dtype", "num_processes", "process_id")
 SCORING = ("rules", "timeout", "workers")
 
 

@@ -101,6 +101,16 @@ def below_folders(value):
     return value
 
 
+def mesh_flags(parser):
+    """Over which devices a model that is sampled from lies, and in what numbers."""
+    parser.add_argument("--dp", type=whole(1), default=1,
+                        help="copies of the model, each with its part of the texts (default 1)")
+    parser.add_argument("--tp", type=whole(1), default=1,
+                        help="devices that share a copy's heads and vocabulary (default 1)")
+    parser.add_argument("--dtype", choices=["float32", "bfloat16"],
+                        help="of the weights (default: the checkpoint's; bfloat16 is half the memory)")
+
+
 def benchmark_flags(parser, command, out, timeout):
     """The flags that generate, score, selftest and run of both benchmarks share. out: the sample
     file, timeout: seconds a program, where none is given."""
@@ -122,6 +132,7 @@ def benchmark_flags(parser, command, out, timeout):
                                  "of --out (default: what the cluster says)")
         parser.add_argument("--process_id", type=whole(0, 99_998),
                             help="the number of this process, from 0")
+        mesh_flags(parser)
     if command != "generate":
         parser.add_argument("--timeout", type=number(0.1, 1e5), default=timeout,
                             help=f"seconds a program (default {timeout:g})")

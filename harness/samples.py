@@ -113,7 +113,7 @@ def resume(path, settings, key, wanted):
                 yield take_up(path, key, wanted)
             else:
                 old = settings_of(path)
-                known = old is not None and settings.keys() - {"checkpoint"} <= old.keys()
+                known = old is not None and settings.keys() - {"checkpoint", "dtype"} <= old.keys()
                 if place.stat().st_size and not known:
                     raise ValueError(f"{place} is not ours, and the settings of {path} belong "
                                      "there: choose another --out")
