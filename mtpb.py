@@ -7,21 +7,30 @@ compare what it printed.
 
 A problem has 3 to 9 prompts and 5 cases, which fill the prompts' templates. The paper samples 40
 programs a case. A program passes when the first argument of its last print is the expected value;
-the pass rate is the share that passes. By the official rules that holds however the program ended,
-also by a crash after that print; by the strict ones it must have ended well.
+where its last statement prints nothing, that statement's value counts as printed (the official
+scorer's rewrite, print_last in harness/prints.py). The pass rate is the share that passes.
+
+By the official rules the value alone counts, also of a program that then crashed. The strict rules,
+which are ours and not the paper's, want a clean end too and forgive fewer casts (harness/printed.py).
 """
-from harness import benchmark, flags, reports, samples
-from harness.cli import CORES, call_script, cli, pass_flags
+from harness import benchmark, flags, parts, reports, samples
+from harness.cli import CORES, cli
 from harness.defects import notes
 from harness.files import replace_file
 from harness.messages import Series
-from harness.outside import first_worker, run_programs
-from harness.printed import as_text, decode_printed, listen, plain
+from harness.outside import run_programs
+from harness.printed import (
+    TOLERANCE,
+    as_text,
+    check_strict,
+    decode_printed,
+    ending_of,
+    listen,
+)
 from harness.problems import PREFIX, read_mtpb
 
 import json
 import math
-import numbers
 import secrets
 from collections import Counter, defaultdict
 from functools import partial
@@ -32,11 +41,11 @@ from tqdm import tqdm
 from humaneval import load_model
 
 MAX_GEN_LENGTH = 256        # tokens a turn where the problem names none (problems 39 to 45)
+MOST_CASES = 100            # of a problem; its draws lie so far from the next one's
 TIMEOUT = 20                # seconds a program, the official limit
-GRACE = 2                   # more seconds, in which a program that ran out of time may say so
-TOLERANCE = 1e-6            # by which floats may differ, in both comparisons
+GRACE = 2                   # more: at TIMEOUT an alarm ends the program, and what it printed is sent
 OFFICIAL_SCALARS = (np.uint8, np.int16, np.int32, np.int64, np.float16, np.float32, np.float64,
-                    np.bool_)
+                    np.bool_)   # the official scorer's list, as it is: other types are left alone
 
 
 # ---- problems and templates ----------------------------------------------------------------------
@@ -58,7 +67,8 @@ def read_problems(path):
 
 def fill(problem, case):
     """The prompts of one case. str.format, not replace: five problems hold doubled braces."""
-    return [p.format(**problem["inputs"][case]) for p in problem["prompts"]]
+    given, _ = problem["cases"][case]
+    return [p.format(**given) for p in problem["prompts"]]
 
 
 # ---- conversations -------------------------------------------------------------------------------
@@ -83,27 +93,32 @@ def converse(problem, rows, mode, chat, stop):
     """Hold the conversations rows = [(case, sample), ...] of one problem, all rows together, turn
     by turn -> the pieces of each row's program, and the most tokens that any history had to drop.
 
+        turn 0   the chat gets  PREFIX "# p0\\n"      and answers  a0
+        turn 1                  "\\n\\n" "# p1\\n"                 a1      (it remembers the rest)
+        the program             PREFIX "# p0\\n" a0 "\\n\\n" "# p1\\n" a1 "\\n\\n"
+
     The answers are cut by the released truncation rule in both modes (what the paper did in
     single-turn mode was not released); a single answer may have the tokens of all the turns.
     """
-    asked = [asks(problem, case, mode) for case, _ in rows]
+    asked = [asks(problem, case, mode) for case, _ in rows]         # [row][turn]
+    answers = [[] for _ in rows]
     limit = problem.get("max_gen_length", MAX_GEN_LENGTH)
     if mode == "single":
         limit *= len(problem["prompts"])
-    answers = [[] for _ in rows]
-    dropped, before = 0, PREFIX
+    most_dropped, before = 0, PREFIX
     for turn in range(len(asked[0])):
-        news = chat.turn([before + row[turn] for row in asked], limit, stop=stop, keep_newest=True)
-        for row, (text, _) in zip(answers, news):
-            row.append(text)
-        dropped = max(dropped, *chat.dropped)
+        texts = [before + asks_of_row[turn] for asks_of_row in asked]
+        news = chat.turn(texts, limit, stop=stop, keep_newest=True)
+        for answers_of_row, (text, _) in zip(answers, news):
+            answers_of_row.append(text)
+        most_dropped = max(most_dropped, *chat.dropped)
         before = "\n\n"
-    return [history(row, texts) for row, texts in zip(asked, answers)], dropped
+    return [history(row, texts) for row, texts in zip(asked, answers)], most_dropped
 
 
 def prompt_spans(pieces):
-    """The (start, end) characters of a program that the user asked: every second piece after the
-    prefix."""
+    """The (start, end) characters of a program that the user asked."""
+    # pieces: [PREFIX, ask, answer, ask, answer, ...], so the asks are 1, 3, 5
     ends = np.cumsum([len(p) for p in pieces]).tolist()
     return [(ends[i - 1], ends[i]) for i in range(1, len(pieces), 2)]
 
@@ -118,9 +133,9 @@ def generate(problems, path, settings, new_chat, logprob, stop, batch_size=64):
     the code of this first sample between them.
     """
     mode, n = settings["mode"], settings["n"]
-    wanted = {p["id"]: n * len(p["cases"]) for p in problems}
-    with samples.resume(path, settings, "id", wanted) as done:
-        for index, p in enumerate(tqdm(problems, "problems", disable=None)):
+    ours = parts.share(list(enumerate(problems)), settings.get("part"))
+    with samples.resume(path, settings, "id", programs_of([p for _, p in ours], n)) as done:
+        for index, p in tqdm(ours, "problems", disable=None):
             if p["id"] in done:
                 continue
             rows = [(case, j) for case in range(len(p["cases"])) for j in range(n)]
@@ -131,12 +146,22 @@ def generate(problems, path, settings, new_chat, logprob, stop, batch_size=64):
                 given, gold = p["cases"][case]
                 records.append({"id": p["id"], "input": given, "gold_output": gold,
                                 "completions": "".join(pieces), "prompts_completions": pieces})
-            first = range(0, len(rows), n)
-            likelihoods = logprob(["".join(programs[i]) for i in first],
-                                  spans=[prompt_spans(programs[i]) for i in first])
-            for i, likelihood in zip(first, likelihoods):
+            firsts = range(0, len(rows), n)     # one of each case
+            likelihoods = logprob(["".join(programs[i]) for i in firsts],
+                                  spans=[prompt_spans(programs[i]) for i in firsts])
+            for i, likelihood in zip(firsts, likelihoods):
                 records[i]["prompt_logprob"] = list(likelihood)
             samples.append_records(path, records)
+
+
+def programs_of(problems, n) -> dict:
+    """{id: number of programs} with n samples a case."""
+    return {p["id"]: n * len(p["cases"]) for p in problems}
+
+
+def sample_id(index, case, j) -> int:
+    """The number on which a program's draws depend: not on its batch, nor on n."""
+    return (index * MOST_CASES + case) * samples.MOST_SAMPLES + j
 
 
 def write_programs(index, problem, rows, mode, new_chat, stop, size):
@@ -144,8 +169,7 @@ def write_programs(index, problem, rows, mode, new_chat, stop, size):
     together -> the pieces of each program."""
     programs, most = [], 0
     for batch, wanted in samples.batches(rows, size):
-        # The draws of a program depend on its problem, case and number, not on its batch or on n.
-        chat = new_chat([(index * 100 + case) * samples.MOST_SAMPLES + j for case, j in batch])
+        chat = new_chat([sample_id(index, case, j) for case, j in batch])
         pieces, dropped = converse(problem, batch, mode, chat, stop)
         programs += pieces[:wanted]
         most = max(most, dropped)
@@ -158,25 +182,30 @@ def write_programs(index, problem, rows, mode, new_chat, stop, size):
 # ---- verdicts ------------------------------------------------------------------------------------
 
 def check_equivalence(printed, expected) -> bool:
-    """The official comparison (the paper's "relaxed" equality) with all its leniencies; where that
-    raises, False.
+    """The official comparison (the paper's "relaxed" equality) with all its leniencies. The first
+    rule that fits decides or changes what was printed; where one raises, False.
 
-    A different type is cast to the expected one: "12" and 12.7 are 12, a set is a list, a text is
-    a list of its characters. Floats may differ by 1e-6, but not inside a list. A dict or None is
-    never right.
+        1  a pandas Series       numpy.allclose, which broadcasts and has rtol 1e-5
+        2  a list of tuples      becomes a list of lists
+           numpy's               becomes Python's, for OFFICIAL_SCALARS and arrays
+        3  a bool is expected    texts are compared, because bool("False") is True
+        4  another type          is cast to the expected one: "12" and 12.7 are 12, a set is a list,
+                                 "ab" is ["a", "b"]
+        5  a float               may differ by 1e-6, but not inside a list
+        6  else                  equal; a dict or None is never right
     """
     try:
         kind = type(printed)
         if isinstance(printed, Series):
-            return bool(np.allclose(printed.array, np.array(expected)))  # broadcasts, rtol 1e-5
-        if kind is list and printed and type(printed[0]) is tuple:
+            return bool(np.allclose(printed.array, np.array(expected)))
+        if kind is list and printed and type(printed[0]) is tuple:      # the first one tells
             printed = [list(item) for item in printed]
         elif kind in OFFICIAL_SCALARS:
             printed = printed.item()
         elif kind is np.ndarray:
             printed = printed.tolist()
         if type(expected) is bool and type(printed) is not bool:
-            return str(printed) == str(expected)                 # bool("False") would be True
+            return str(printed) == str(expected)
         if type(printed) is not type(expected):
             printed = type(expected)(printed)
         if type(expected) is float:
@@ -186,78 +215,43 @@ def check_equivalence(printed, expected) -> bool:
         return False
 
 
-def check_strict(printed, expected) -> bool:
-    """The strict comparison: dicts and None count, floats inside containers have the tolerance too,
-    and a cast counts only where it loses nothing: a number and its text, a tuple or an array and a
-    list."""
-    try:
-        printed = plain(printed)
-        number = lambda x: isinstance(x, (int, float)) and not isinstance(x, bool)
-        if isinstance(printed, str) and number(expected):
-            value = type(expected)(printed)
-            return str(value) == printed and same(value, expected)
-        if number(printed) and isinstance(expected, str):
-            return str(printed) == expected
-        return same(printed, expected)
-    except Exception:
-        return False
-
-
-def same(a, b) -> bool:
-    """Equal values, lists and dicts of them; floats to 1e-6; True is no number. JSON has only texts
-    as keys."""
-    if isinstance(a, dict) and isinstance(b, dict):
-        a = {str(k): v for k, v in a.items()}
-        return a.keys() == b.keys() and all(same(plain(a[k]), b[k]) for k in a)
-    if isinstance(a, list) and isinstance(b, list):
-        return len(a) == len(b) and all(same(x, y) for x, y in zip(a, b))
-    if isinstance(a, bool) or isinstance(b, bool):
-        return a is b
-    if isinstance(a, numbers.Real) and isinstance(b, numbers.Real):
-        inexact = isinstance(a, float) or isinstance(b, float)
-        return bool(a == b or inexact and abs(a - b) < TOLERANCE)
-    return type(a) is type(b) and a == b
-
-
 def judge(said, how, expected):
     """One run -> dict: passed and passed_strict, the verdicts; result, "passed" or why not, by the
-    official rules; ended, "" or why the program did not end well; printed, as text. said, how: see
-    harness.outside.Worker.run.
+    official rules; ended, "" or why the program did not end well; printed, as text.
 
-    The official rules look at the value alone: printed right, then crashed or hung, passes. Strict
-    wants a clean end, which is what was seen from outside: a program can say of itself what it
-    likes."""
-    last = said[-1] if said else {"printed": None, "error": None}
-    lost = last.get("lost", "")             # why the official scorer would not have the value
-    ended = ending_of(last["error"], how)
-    nothing = {"passed": False, "passed_strict": False,
-               "result": ended or f"failed: {lost or 'nothing printed'}",
-               "ended": ended, "printed": ""}
-    if last["printed"] is None:
-        return nothing
+        printed           clean end     passed     passed_strict
+        right             yes           yes        yes
+        right             crash, hang   yes        no               (only "seen from outside" counts:
+        right but "lost"  yes           no         yes               a program can say of its end
+        wrong, nothing    any           no         no                what it likes)
+
+    said: at most one message, {"printed", "error", "lost", "end"} of harness/prints.py, of which
+    "lost" is why the official scorer would not have got hold of the value; how: "" or how the
+    program ended badly, seen from outside. Both come from Worker.run in harness/outside.py.
+    """
+    message = said[-1] if said else {"printed": None, "error": None}
+    lost = message.get("lost", "")
+    bad_end = ending_of(message["error"], how)
+    verdict = {"passed": False, "passed_strict": False,
+               "result": bad_end or f"failed: {lost or 'nothing printed'}",
+               "ended": bad_end, "printed": ""}
+    if message["printed"] is None:
+        return verdict
     try:
-        printed = decode_printed(last["printed"])
+        printed = decode_printed(message["printed"])
     except Exception:       # the program got hold of the channel
-        return nothing | {"result": "failed: an unreadable value"}
+        return verdict | {"result": "failed: an unreadable value"}
     passed = not lost and check_equivalence(printed, expected)
-    return {"passed": passed, "passed_strict": not ended and check_strict(printed, expected),
-            "result": "passed" if passed else ended or f"failed: {lost or 'wrong value'}",
-            "ended": ended, "printed": as_text(printed)}
-
-
-def ending_of(error, how) -> str:
-    """Why a program did not end well, "" if it did. error: what the program's process said, None
-    or "" for nothing; how: what was seen from outside."""
-    if error == "timed out":
-        return "timed out"
-    if error == "MemoryError":
-        return "out of memory"
-    return f"failed: {error}" if error else how
+    why_not = bad_end or f"failed: {lost or 'wrong value'}"
+    return {"passed": passed, "passed_strict": not bad_end and check_strict(printed, expected),
+            "result": "passed" if passed else why_not, "ended": bad_end,
+            "printed": as_text(printed)}
 
 
 def judge_all(items, timeout=TIMEOUT, workers=CORES, unsafe=False):
     """Run (program, expected value) pairs in isolation -> [(judge's dict, run again)], and how they
     were isolated."""
+    # One for all: a forged message gains nothing, because the expected value never goes in.
     secret = secrets.token_hex(8)
 
     def job(item):
@@ -274,6 +268,7 @@ def judge_all(items, timeout=TIMEOUT, workers=CORES, unsafe=False):
 
 # ---- pass rate and perplexity (Table 4) ----------------------------------------------------------
 
+# rates["official"]["17"]: the share of problem 17's programs that pass by the official rules
 VERDICT = {"official": "passed", "strict": "passed_strict"}     # rules -> the field of judge's dict
 
 
@@ -310,6 +305,15 @@ def difficulty(rate) -> str:
     return "easy" if rate > 0.7 else "medium"
 
 
+def grouped(problems, rates, group_of):
+    """{group: its number of problems and their mean pass rate}."""
+    groups = defaultdict(list)
+    for p in problems:
+        groups[group_of(p)].append(rates[p["id"]])
+    return {group: {"problems": len(values), "pass_rate": mean(values)}
+            for group, values in sorted(groups.items())}
+
+
 def summarise(problems, records, verdicts, rules):
     """Pass rates, all of them means over problems as in the paper. verdicts: judge's dicts, one a
     record."""
@@ -318,16 +322,9 @@ def summarise(problems, records, verdicts, rules):
     rates = {}
     for name, field in VERDICT.items():
         rate_of = pass_rates(records, verdicts, field)
-        rates[name] = {p["id"]: rate_of[p["id"]] for p in scored}
+        rates[name] = {p["id"]: rate_of[p["id"]] for p in scored}       # in the problems' order
     chosen = rates[rules]
-
-    def by(group_of):
-        groups = defaultdict(list)
-        for p in scored:
-            groups[group_of(p)].append(chosen[p["id"]])
-        return {group: {"problems": len(values), "pass_rate": mean(values)}
-                for group, values in sorted(groups.items())}
-
+    by = partial(grouped, scored, chosen)
     return {
         "rules": rules, "pass_rate": mean(chosen.values()),
         "pass_rate_official": mean(rates["official"].values()),
@@ -344,13 +341,15 @@ def summarise(problems, records, verdicts, rules):
 # ---- the report ----------------------------------------------------------------------------------
 
 def score(problems, paths, rules="official", timeout=TIMEOUT, workers=CORES, unsafe=False,
-          settings=None, source=None, results=None):
+          source=None, results=None):
     """Run every sample, write FILE_results.jsonl beside the first file, print the report -> its
     figures as a dict.
 
     source: the problem file where it is not the official one. results: another place for the
     results; earlier ones stay until the new ones are complete."""
-    records = samples.read_conversations(paths, problems)
+    records, settings = parts.gather(
+        paths, lambda path: samples.read_conversations(path, problems), "id",
+        lambda settings: programs_of(problems, settings["n"]))
     results = benchmark.results_file(results, paths, source)
     items = [(r["program"], r["gold"]) for r in records]
     ran, isolation = judge_all(items, timeout, workers, unsafe)
@@ -386,29 +385,21 @@ def parser():
     for c in (commands["score"], commands["run"]):
         c.add_argument("--rules", choices=("official", "strict"), default="official",
                        help="whose verdicts to report")
-    commands["score"].add_argument("samples", nargs="+", type=flags.file,
-                                   help="sample files, in the official sampler's form")
     return p
 
 
 def generate_command(args, path):
     problems = read_problems(path)[:args.limit]
-    names = "mode", "n", "temperature", "top_p", "seed", "ckpt"
+    names = "mode", "n", "temperature", "top_p", "seed", "ckpt", *benchmark.take_part(args)
     settings, new_chat, logprob, stop = load_model(args, names, path, "truncate_turn")
     generate(problems, args.out, settings, new_chat, logprob, stop, args.batch_size)
-    print(f"{len(problems)} problems are in {args.out}; next: python mtpb.py score {args.out}")
+    benchmark.tell_next("mtpb.py", args, len(problems))
 
 
 def run_command(args, path):
-    """generate, then score, each in a process of its own: the one that starts programs never holds
-    JAX."""
-    first_worker(args.unsafe).stop()    # no isolation here? Better to hear it before sampling
-    sampling = pass_flags(args, ("ckpt", "out", "mode", "n", "temperature", "top_p", "seed",
-                                 "limit", "batch_size", "dp", "tp", "dtype"))
-    scoring = pass_flags(args, ("rules", "timeout", "workers", "results"))
-    scoring += ["--unsafe"] * args.unsafe
-    call_script(__file__, "generate", f"--problems={path}", *sampling)
-    call_script(__file__, "score", f"--problems={path}", *scoring, "--", args.out)
+    counts = programs_of(read_problems(path)[:args.limit], args.n)
+    files = [(args.out, args.temperature, args.results)]
+    benchmark.run(__file__, args, path, files, "id", counts)
 
 
 def main():
@@ -421,7 +412,7 @@ def main():
         run_command(args, path)
     else:
         score(read_problems(path), args.samples, args.rules, args.timeout, args.workers,
-              args.unsafe, samples.settings_of(args.samples[0]), source, args.results)
+              args.unsafe, source, args.results)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,14 @@
-"""What the commands of both benchmarks share: flags, the first line, files."""
-from harness import flags
-from harness.cli import one_line_errors
+"""What the commands of both benchmarks share: flags, the first line, files, hosts, `run`."""
+from harness import flags, hosts, parts
+from harness.cli import call_script, one_line_errors, pass_flags
 from harness.files import check_writable, find_benchmark, is_official
+from harness.outside import first_worker
 from harness.samples import results_path
 
 import argparse
+import contextlib
+import fcntl
+import json
 import platform
 import signal
 import sys
@@ -45,6 +49,97 @@ def results_file(wanted, samples, source) -> str:
     """Where the verdicts on sample files go: where it is `wanted`, else beside the first.
     ValueError, before hours of work, where it cannot be written or is an input. source: the problem
     file where it is not the official one."""
-    path = str(wanted or results_path(samples[0]))
+    path = str(wanted or results_path(parts.whole_of(samples[0])))
     check_writable(path, *samples, *[source] * bool(source))
     return path
+
+
+# ---- generate and run ----------------------------------------------------------------------------
+
+SAMPLING = ("ckpt", "mode", "n", "top_p", "seed", "limit", "batch_size", "max_new_tokens",
+            "dp", "tp", "dtype", "num_processes", "process_id")
+SCORING = ("rules", "timeout", "workers")
+
+
+def take_part(args) -> tuple:
+    """On one process of several: args.out becomes the file of its part, and its devices are those
+    of its host alone -> the names of the flags that mark its samples, none for a process alone.
+
+    Before JAX is imported."""
+    process, processes = hosts.my_part(args.num_processes, args.process_id)
+    args.part, args.whole = [process, processes], args.out
+    if args.num_processes or processes > 1:
+        hosts.keep_to_own_chips()
+    if processes == 1:
+        return ()
+    args.out = parts.name_of(args.out, process, processes)
+    return parts.MARKS
+
+
+def tell_next(script, args, problems):
+    """Say what generate has done, and the next command. args: after take_part."""
+    process, processes = args.part
+    ours = len(parts.share(range(problems), args.part))
+    all_parts = f" (of {problems}), when all {processes} processes are done"
+    print(f"{ours} problems are in {args.out}{all_parts * (processes > 1)}; "
+          f"next: python {script} score {args.whole}")
+
+
+def run(script, args, path, files, key, counts):
+    """generate and score, each in a process of its own: the one that starts programs never holds
+    JAX. -> the reports of `score`, or None where other processes are still to sample.
+
+    files: [(sample file, temperature, results or None)]; key, counts: see parts.lacking. Of several
+    processes each samples its part of every file, and who then finds all parts scores them."""
+    first_worker(args.unsafe).stop()    # no isolation here? Better to hear it before sampling
+    process, processes = hosts.my_part(args.num_processes, args.process_id)
+    if processes > 1:
+        args.num_processes, args.process_id = processes, process
+
+    def generate(out, temperature):
+        call_script(script, "generate", f"--out={out}", f"--temperature={temperature}",
+                    f"--problems={path}", *pass_flags(args, SAMPLING))
+
+    def score(out, results):
+        ks = ",".join(map(str, getattr(args, "k", None) or ()))
+        more = [f"--k={ks}"] * bool(ks) + ["--unsafe"] * args.unsafe
+        more += [f"--results={results}"] * bool(results)
+        return json.loads(call_script(script, "score", f"--problems={path}", *more,
+                                      *pass_flags(args, SCORING), "--", out))
+
+    reports = []
+    if processes == 1:
+        for out, temperature, results in files:
+            generate(out, temperature)
+            reports.append(score(out, results))
+        return reports
+    for out, temperature, _ in files:
+        generate(out, temperature)
+    with sole_scorer(parts.name_of(files[0][0], 0, processes)) as ours:
+        waiting = [text for out, *_ in files
+                   if (text := parts.waiting_for(out, processes, key, counts))]
+        if ours and not waiting:
+            return [score(out, results) for out, _, results in files]
+    print(waiting[0] if waiting else "another process is scoring all parts")
+    print(f"process {process} of {processes} has done its part. When all have, next: " + " && ".join(
+        f"python {Path(script).name} score {out}" for out, *_ in files))
+    return None
+
+
+@contextlib.contextmanager
+def sole_scorer(sample_file):
+    """Whether this process is the only one that scores, of those that find all parts at once."""
+    try:
+        lock = open(f"{sample_file}.json", "r+b")
+    except OSError:                     # the first part is not here yet
+        yield False
+        return
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+            return
+        except OSError:                 # a file system without locks: scored twice is scored
+            pass
+        yield True

@@ -3,6 +3,7 @@
 Every flag of every command has one of these, `choices`, or takes no value; tests/test_flags.py walks over the parsers and
 holds that.
 """
+from harness import parts
 from harness.cli import CORES
 
 import argparse
@@ -63,6 +64,11 @@ def file(value):
     return value
 
 
+def sample_file(value):
+    """A file that is there, or the name of a run whose parts are."""
+    return value if parts.files_of(text(value)) != [value] else file(value)
+
+
 def folder(value):
     """A folder that is there."""
     if not os.path.exists(text(value)):
@@ -121,6 +127,11 @@ def benchmark_flags(parser, command, out, timeout):
         parser.add_argument("--limit", type=whole(1), help="the first LIMIT problems only")
         parser.add_argument("--batch_size", type=whole(1, 10 ** 5), default=64,
                             help="texts sampled together (default 64)")
+        parser.add_argument("--num_processes", type=whole(1, 99_999),
+                            help="share the problems out to so many processes; each writes a part "
+                                 "of --out (default: what the cluster says)")
+        parser.add_argument("--process_id", type=whole(0, 99_998),
+                            help="the number of this process, from 0")
         mesh_flags(parser)
     if command != "generate":
         parser.add_argument("--timeout", type=number(0.1, 1e5), default=timeout,
@@ -129,6 +140,9 @@ def benchmark_flags(parser, command, out, timeout):
                             help="programs run at once (default: the cores)")
         parser.add_argument("--unsafe", action="store_true",
                             help="run programs even where they cannot be isolated")
+    if command == "score":
+        parser.add_argument("samples", nargs="+", type=sample_file,
+                            help="sample files; the name of a divided run stands for its parts")
     if command in ("score", "run"):
         parser.add_argument("--results", type=new_file,
                             help="where the verdicts go (default: beside the samples)")

@@ -9,6 +9,7 @@ import re
 import socket
 import sys
 import threading
+import urllib.request
 import warnings
 from pathlib import Path
 
@@ -65,11 +66,16 @@ def check_named(coordinator, num_processes, process_id):
     if not host or not port.isascii() or not port.isdigit() or not 0 < int(port) < 65536:
         raise ValueError(f"--coordinator {coordinator!r}: HOST:PORT of process 0 is expected, "
                          "as in 10.0.0.1:1234")
-    if num_processes and process_id is not None and process_id >= num_processes:
-        raise ValueError(f"--process_id {process_id}: of {num_processes} processes the last is "
-                         f"{num_processes - 1}")
+    if num_processes and process_id is not None:
+        check_number(num_processes, process_id)
     if process_id == 0:
         check_port(int(port))
+
+
+def check_number(num_processes, process_id):
+    if process_id >= num_processes:
+        raise ValueError(f"--process_id {process_id}: of {num_processes} processes the last is "
+                         f"{num_processes - 1}")
 
 
 def check_port(port):
@@ -110,10 +116,92 @@ def name_platform():
     """With libtpu installed and no TPU here, name the CPU, because JAX would look for the TPU and
     complain in five lines."""
     import jax
-    tpu = list(Path("/dev").glob("accel*")) + list(Path("/dev").glob("vfio/[0-9]*"))
+    tpu = chips_here()
     others = importlib.util.find_spec("jax_plugins")         # where the plug-ins of GPUs lie
     if not (jax.config.jax_platforms or tpu or others) and importlib.util.find_spec("libtpu"):
         jax.config.update("jax_platforms", "cpu")
+
+
+def chips_here() -> list:
+    """The TPU chips of this host, as files."""
+    return list(Path("/dev").glob("accel*")) + list(Path("/dev").glob("vfio/[0-9]*"))
+
+
+# ---- dividing work -------------------------------------------------------------------------------
+# Work that is divided over hosts and needs no collective: they never speak to each other, so one
+# that dies costs its own part alone. Not run on a pod; the tests set what a cluster would.
+
+METADATA = "http://metadata.google.internal/computeMetadata/v1/instance/attributes/"
+SHAPES = {1: "1,1,1", 2: "1,2,1", 4: "2,2,1", 8: "2,4,1"}       # of a host's chips, by their number
+
+
+def my_part(num_processes=None, process_id=None):
+    """-> (the number of this process, of how many), (0, 1) alone: by the flags, else as srun, Open
+    MPI, Cloud TPU or GKE say. ValueError for flags that do not go together."""
+    if num_processes is None and process_id is None:
+        return part_in_cluster() or part_in_pod() or (0, 1)
+    if num_processes is None or process_id is None and num_processes > 1:
+        raise ValueError("--num_processes N and --process_id I go together: N processes, of which "
+                         "this is number I, from 0")
+    check_number(num_processes, process_id or 0)
+    return process_id or 0, num_processes
+
+
+def part_in_cluster():
+    """The same from what srun or mpirun set in the environment, else None. A batch script of SLURM
+    that was not started by srun has SLURM_NTASKS too, but is one process."""
+    for count, number, there in (
+            ("SLURM_NTASKS", "SLURM_PROCID", "SLURM_STEP_NODELIST"),
+            ("OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE")):
+        if {count, number, there} <= os.environ.keys():
+            return int(os.environ[number]), int(os.environ[count])
+    return None
+
+
+def part_in_pod():
+    """The same from what GKE sets, or from the metadata server of a Cloud TPU VM; None where there
+    is no TPU. A job of several slices counts through all of them."""
+    if not chips_here():
+        return None
+    number, hosts = os.environ.get("TPU_WORKER_ID"), os.environ.get("TPU_WORKER_HOSTNAMES")
+    if not (number and hosts) and "TPU_SKIP_MDS_QUERY" not in os.environ:
+        number, hosts = metadata("agent-worker-number"), metadata("worker-network-endpoints")
+    if not (number and hosts):
+        return None
+    count = len(hosts.split(","))
+    slices, ours = (int(os.environ.get(f"MEGASCALE_{name}", default))
+                    for name, default in (("NUM_SLICES", 1), ("SLICE_ID", 0)))
+    return ours * count + int(number), slices * count
+
+
+def metadata(name):
+    """What Google's metadata server says of this machine, None where it says nothing."""
+    request = urllib.request.Request(METADATA + name, headers={"Metadata-Flavor": "Google"})
+    try:
+        with urllib.request.urlopen(request, timeout=5) as reply:
+            return reply.read().decode()
+    except OSError:
+        print(f"# a TPU, and no metadata server says {name}: on a pod, give --num_processes and "
+              "--process_id", file=sys.stderr)
+        return None
+
+
+def keep_to_own_chips():
+    """Before JAX is imported, on one host of a pod: use its chips alone. Else libtpu would wait for
+    the hosts of the whole slice. Where TPU_VISIBLE_CHIPS is set, somebody has chosen chips."""
+    chips = len(chips_here())
+    if not chips or "TPU_VISIBLE_CHIPS" in os.environ:
+        return
+    if chips not in SHAPES:
+        raise ValueError(f"this host has {chips} TPU chips, in a shape that is not known here: set "
+                         "TPU_VISIBLE_CHIPS, TPU_PROCESS_BOUNDS, TPU_CHIPS_PER_PROCESS_BOUNDS")
+    for name in ("TPU_PROCESS_BOUNDS", "TPU_HOST_BOUNDS"):      # libtpu's new names and old ones
+        os.environ[name] = "1,1,1"
+    for name in ("TPU_CHIPS_PER_PROCESS_BOUNDS", "TPU_CHIPS_PER_HOST_BOUNDS"):
+        os.environ[name] = SHAPES[chips]
+    os.environ |= {"TPU_VISIBLE_CHIPS": ",".join(map(str, range(chips))), "TPU_WORKER_ID": "0",
+                   "TPU_WORKER_HOSTNAMES": "localhost", "CLOUD_TPU_TASK_ID": "0",
+                   "TPU_PROCESS_ADDRESSES": "localhost:8476", "TPU_PROCESS_PORT": "8476"}
 
 
 # ---- doing things together -----------------------------------------------------------------------

@@ -72,7 +72,10 @@ def new_user(uid, gid):
     """Be root of a new user namespace: over nothing but what is made in there. Where we are root,
     programs get a user of their own, 1 in there, which on the host is a number that nobody has.
 
-    Another process writes who is who, because one that has just come in has no right to."""
+        in there   0   is   uid on the host                 1   is   UNUSED + ...   (only for root)
+
+    Another process, which stays outside, writes this map: who has just come in has no right to.
+    It waits for a byte in the pipe, which says that we are in."""
     pid, (theirs, ours) = os.getpid(), os.pipe()
     writer = os.fork()
     if writer == 0:
@@ -149,7 +152,8 @@ def enter_namespaces(readable):
     with contextlib.suppress(OSError):          # a container that hides parts of its own /proc
         kernel("mount", "proc", "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, None)
         proc = os.open("/proc", os.O_RDONLY)
-    # a folder that is everywhere and that nobody reads from
+    # The new root is mounted over /proc: that folder is everywhere, and nobody reads from it now
+    # (of the processes' own one we hold a descriptor).
     root = "/proc"
     kernel("mount", "tmpfs", root, "tmpfs", MS_NOSUID, "mode=755,size=16m,nr_inodes=4096")
     os.mkdir(root + "/scratch")
@@ -162,7 +166,8 @@ def enter_namespaces(readable):
             os.symlink("/scratch", root + place)
     attributes = (ctypes.c_uint64 * 4)(ATTR_RDONLY_NOSUID, 0, 0, 0)
     kernel("syscall", MOUNT_SETATTR, AT_FDCWD, root, AT_RECURSIVE, ctypes.byref(attributes), 32)
-    # what else is mounted is then gone, not only out of sight
+    # The roots change places; then the old one, with all that is mounted in it, is detached: gone,
+    # not only out of sight.
     os.chdir(root)
     if os.uname().machine not in PIVOT_ROOT:
         raise OSError("pivot_root: its number is not known on this machine")
@@ -244,10 +249,13 @@ def too_much(proc) -> bool:
         return False
     page = os.sysconf("SC_PAGE_SIZE")
     pids = [name for name in os.listdir(proc) if name.isdigit() and name != "1"]
-    sizes = [int((tell(proc, f"{pid}/statm").split() or "00")[1]) * page for pid in pids]
-    if len(pids) < 2 or sum(sizes) <= MEMORY:
+    resident = 0                                # what forks share is counted once for each
+    for pid in pids:
+        fields = tell(proc, f"{pid}/statm").split()
+        resident += int(fields[1]) * page if fields else 0      # none: it has just ended
+    if len(pids) < 2 or resident <= MEMORY:
         return False
-    shares = 0                                  # what forks still share counts once
+    shares = 0                                  # counted once in all: slower, so asked only now
     for pid in pids:
         lines = tell(proc, f"{pid}/smaps_rollup").splitlines()[1:]
         shares += sum(int(line.split()[1]) << 10 for line in lines if line.startswith("Pss:"))
@@ -386,11 +394,14 @@ def prepare(isolation, readable):
 def zygote(control_fd, isolation, inside, readable, run):
     """Fork a process for each program, which is to run(channel, job).
 
-    inside: the folder for a scratch folder outside. Over the control socket comes {"seconds": s}
-    with the descriptor of the program's channel; later {"patience": p} asks how the program ended,
-    waiting so many seconds at most, and has everything killed. The answer is {"code": exit code,
-    negative for a signal, null when it had to be killed, "cpu" and "waited": seconds, "memory":
-    whether it was ended for it, "fit": whether another can follow}."""
+        over the control socket, once           -> {"filter", "folder"}, or {"error"}
+        for each program     {"seconds": s}  <-    with the descriptor of the program's channel
+                             {"patience": p} <-    how did it end? Wait p seconds, then kill all
+                                                -> {"code", "cpu", "waited", "memory", "fit"}
+
+    code: the exit code, negative for a signal, null when it had to be killed; cpu and waited:
+    seconds; memory: whether it was ended for it; fit: whether another can follow. inside: the
+    folder for a scratch folder outside."""
     sock = socket.socket(fileno=control_fd)
     control, folder = Channel(sock), None
     try:
@@ -406,8 +417,9 @@ def zygote(control_fd, isolation, inside, readable, run):
         if isolation == "namespaces" and proc is not None:
             with contextlib.suppress(OSError):
                 last_pid = os.open("sys/kernel/ns_last_pid", os.O_WRONLY, dir_fd=proc)
-        compile("", "", "exec"), libc.capset    # what the first call of these sets up, once for all
-        # a child's collector then does not touch, and so copy, us
+        # Both set something up when they are first used: here once, not in every fork.
+        compile("", "", "exec"), libc.capset
+        # A child's collector passes our objects over: touching them would copy their pages.
         gc.freeze()
         healthy, fit = vitals(), True
         while fit:

@@ -36,6 +36,8 @@ WARM = ("bisect", "collections", "copy", "functools", "heapq", "itertools", "mat
 PATIENCE = 60                       # seconds that a sandbox may take to start or to clear up
 START = 3 * PATIENCE                # until it is there, if need be at the fourth try
 JUDGING = 3                         # seconds beyond a program's time that its judge may take
+HAD_ITS_TIME = 0.9                  # of its time: who had so much of the processor was not starved
+GONE_WAIT = 1.0                     # seconds in which a program that closed its channel may end
 STARVED = 0.1                       # of its time that a program may wait for the processor
 
 
@@ -85,7 +87,8 @@ def bwrap_command():
     return command + ["--remount-ro", "/dev", "--remount-ro", "/"]
 
 
-# The project is not visible where programs run, so its files travel as text and become modules.
+# The project is not visible where programs run, so its files travel as text and become modules, in
+# an order in which each finds those that it imports. The last is the runner, and `run` is its.
 BOOTSTRAP = """
 import types
 sys.modules["harness"] = types.ModuleType("harness")
@@ -236,7 +239,9 @@ class Worker:
                 how = "gone"
             except Exception:                   # no JSON, unknown tags, another secret
                 how = "failed: what it sent is no answer"
-        left = max(0.0, deadline - time.monotonic()) if ends else 1.0 if how == "gone" else 0.0
+        left = GONE_WAIT if how == "gone" else 0.0      # seconds that it may take to end by itself
+        if ends:
+            left = max(0.0, deadline - time.monotonic())
         try:
             reply = self.ask({"patience": left})
         except (OSError, EOFError, ValueError):
@@ -248,11 +253,13 @@ class Worker:
         elif ends and how != SANDBOX_GONE and reply["code"] != 0:
             how = "timed out" if reply["code"] is None else describe_exit(reply["code"])
         late = self.waited() - late + reply["waited"]
-        late_enough = reply["cpu"] < 0.9 * seconds and late > STARVED * seconds
-        self.starved = (how == "timed out" and late_enough
-                        # no program kills process 1
-                        or how == SANDBOX_GONE and self.isolation != "none"
-                        or how == "crashed: signal SIGKILL" and self.memory_ran_out())
+        # Was the machine to blame? Three kinds of evidence count.
+        late_enough = reply["cpu"] < HAD_ITS_TIME * seconds and late > STARVED * seconds
+        no_processor = how == "timed out" and late_enough
+        # No program can kill process 1 of its sandbox.
+        sandbox_died = how == SANDBOX_GONE and self.isolation != "none"
+        no_memory = how == "crashed: signal SIGKILL" and self.memory_ran_out()
+        self.starved = no_processor or sandbox_died or no_memory
         if not reply["fit"] and not self.stopped:
             self.restart()
         return said, how, reply["cpu"]
@@ -391,7 +398,10 @@ def live(parent, pipe, clock, items, sandbox, job, talk, judge, seconds):
 
 
 def share_out(numbers, crew, most, new_judge, give_up, update):
-    """Have items judged by whoever of the first judges is free -> {number: (verdict, starved)}."""
+    """Have items judged by whoever of the first judges is free -> {number: (verdict, starved)}.
+
+    judge.items[0] is the one that a judge is at, the next waits with it so that it need not wait
+    for us. If the judge fails, only the first is given up, and the next goes back to `todo`."""
     todo, done = collections.deque(numbers), {}
     while len(done) < len(numbers):
         for judge in crew[:most]:

@@ -1,10 +1,14 @@
-"""Outside: what a program printed last, from the messages that prints.py sends.
+"""Outside: what a program printed last, from the messages that prints.py sends; the strict rules.
 
 Everything here comes from the program's process, so a message may be anything.
 """
 from harness.messages import Opaque, Series, decode
 
+import numbers
+
 import numpy as np
+
+TOLERANCE = 1e-6            # by which floats may differ, by the official rules and the strict ones
 
 
 def listen(secret, item, channel, said):
@@ -51,3 +55,50 @@ def as_text(printed) -> str:
         return str(printed.array if isinstance(printed, Series) else printed)[:200]
     except Exception:
         return ""
+
+
+def ending_of(error, how) -> str:
+    """Why a program did not end well, "" if it did. how: what was seen from outside; error: what the
+    program's process said of it, which names the reason better, or None: it was killed before."""
+    if error == "timed out":
+        return "timed out"
+    if error == "MemoryError":
+        return "out of memory"
+    return f"failed: {error}" if error else how
+
+
+# ---- the strict rules: ours, not the paper's -----------------------------------------------------
+
+def check_strict(printed, expected) -> bool:
+    """The strict comparison: dicts and None count, floats inside containers have the tolerance too,
+    and a cast counts only where it loses nothing, as a number and its text.
+
+        right    "12" for 12    12 for "12"    (1, 2) for [1, 2]    {1: 2} for {"1": 2}
+        wrong    "12.0" for 12  12.7 for 12    {1, 2} for [1, 2]    True for 1
+    """
+    try:
+        printed = plain(printed)
+        number = lambda x: isinstance(x, (int, float)) and not isinstance(x, bool)
+        if isinstance(printed, str) and number(expected):
+            value = type(expected)(printed)
+            return str(value) == printed and same(value, expected)
+        if number(printed) and isinstance(expected, str):
+            return str(printed) == expected
+        return same(printed, expected)
+    except Exception:
+        return False
+
+
+def same(a, b) -> bool:
+    """Equal values, lists and dicts of them; floats to 1e-6; True is no number."""
+    if isinstance(a, dict) and isinstance(b, dict):     # b is from JSON, whose keys are texts
+        a = {str(k): v for k, v in a.items()}
+        return a.keys() == b.keys() and all(same(plain(a[k]), b[k]) for k in a)
+    if isinstance(a, list) and isinstance(b, list):
+        return len(a) == len(b) and all(same(x, y) for x, y in zip(a, b))
+    if isinstance(a, bool) or isinstance(b, bool):
+        return a is b
+    if isinstance(a, numbers.Real) and isinstance(b, numbers.Real):
+        inexact = isinstance(a, float) or isinstance(b, float)
+        return bool(a == b or inexact and abs(a - b) < TOLERANCE)
+    return type(a) is type(b) and a == b

@@ -38,7 +38,9 @@ def append_records(path, records):
 
 # ---- beginning and going on ----------------------------------------------------------------------
 
-NOT_COMPARED = {"ckpt"}     # a place; which model lies there, its fingerprint "checkpoint" says
+# ckpt is a place: which model lies there, its fingerprint "checkpoint" says. limit is how far the
+# part of a divided run is wanted (see parts.py), and may grow.
+NOT_COMPARED = {"ckpt", "limit"}
 
 
 def check_resumable(path, settings):
@@ -78,7 +80,8 @@ def check_settings(path, settings):
             why = f"is of another model, {old['checkpoint'][:80]}, and --ckpt is " \
                   f"{settings['checkpoint']}"
         raise ValueError(f"{path} {why}: choose another --out")
-    other = [k for k in settings if old.get(k) != settings[k] and k not in NOT_COMPARED]
+    other = [k for k in {**settings, "part": None}
+             if old.get(k) != settings.get(k) and k not in NOT_COMPARED]
     if other:
         raise ValueError(f"{path} was made with other settings ({', '.join(other)}): "
                          "choose another --out")
@@ -106,6 +109,7 @@ def resume(path, settings, key, wanted):
         try:
             if has_samples(path):
                 check_settings(path, settings)
+                note_limit(path, settings)
                 yield take_up(path, key, wanted)
             else:
                 old = settings_of(path)
@@ -123,12 +127,32 @@ def resume(path, settings, key, wanted):
                 place.unlink(missing_ok=True)   # nothing was sampled, so nothing stays
 
 
+def note_limit(path, settings):
+    """Let the settings of a part say how far it is wanted now. Written in place, because the lock
+    is this file's, and at once, filled up with blanks: nobody sees half of it."""
+    old, place = settings_of(path), Path(f"{path}.json")
+    if "limit" in settings and old.get("limit") != settings["limit"]:
+        text = json.dumps(old | {"limit": settings["limit"]}).ljust(place.stat().st_size)
+        with open(place, "r+b", buffering=0) as file:
+            file.write(text.encode())
+
+
+def whole_lines(path):
+    """-> (the records of a sample file, the bytes behind its last line: who wrote it was killed, or
+    is writing)."""
+    whole, _, torn = Path(path).read_bytes().rpartition(b"\n")
+    return [r for _, r in parse_lines(whole, path)], torn
+
+
+def count(path, key) -> collections.Counter:
+    """{id: number of records} of a sample file. key: the field with the id."""
+    return collections.Counter(str(r.get(key)) for r in whole_lines(path)[0])
+
+
 def take_up(path, key, wanted):
     """Cut off what a sample file does not hold whole -> the ids that it does. See `resume`."""
-    whole, _, torn = path.read_bytes().rpartition(b"\n")
-    records, counts = [r for _, r in parse_lines(whole, path)], collections.Counter()
-    for r in records:
-        counts[str(r.get(key))] += 1
+    records, torn = whole_lines(path)
+    counts = collections.Counter(str(r.get(key)) for r in records)
     done = {i for i, n in wanted.items() if counts[i] == n}
     broken = {i for i in wanted if counts[i]} - done
     if torn or broken:                          # killed in the middle of a line, or of a problem
@@ -211,34 +235,31 @@ def read_generations(path, problems):
     return records
 
 
-def read_conversations(paths, problems):
-    """Files of the official MTPB sampler's records -> [{"id", "case", "gold", "program",
+def read_conversations(path, problems):
+    """A file of the official MTPB sampler's records -> [{"id", "case", "gold", "program",
     "logprob"}], with the case's place and expected value from the problems. ValueError names the
     file and the line."""
     by_id, records = {p["id"]: p for p in problems}, []
-    for path in paths:
-        for number, r in read_lines(path):
-            where = f"{path}, line {number}"
-            problem = by_id.get(str(r.get("id")))
-            if problem is None:
-                raise ValueError(f"{where}: there is no problem with the id {r.get('id')!r}")
-            if not isinstance(r.get("completions"), str):
-                raise ValueError(f"{where}: completions must be there and be a text")
-            given = as_json(r.get("input"))
-            inputs = [as_json(case_input) for case_input, _ in problem["cases"]]
-            if given not in inputs:
-                raise ValueError(f"{where}: problem {problem['id']} has no case with this input")
-            case = inputs.index(given)
-            gold = problem["cases"][case][1]
-            if "gold_output" in r and as_json(r["gold_output"]) != as_json(gold):
-                raise ValueError(f"{where}: gold_output is not that of problem {problem['id']}, "
-                                 f"case {case + 1}")
-            logprob = r.get("prompt_logprob")
-            perplexity_of(logprob, where)
-            records.append({"id": problem["id"], "case": case, "gold": gold,
-                            "program": r["completions"], "logprob": logprob})
-    if not records:
-        raise ValueError(f"{', '.join(map(str, paths))}: there is no sample to score")
+    for number, r in read_lines(path):
+        where = f"{path}, line {number}"
+        problem = by_id.get(str(r.get("id")))
+        if problem is None:
+            raise ValueError(f"{where}: there is no problem with the id {r.get('id')!r}")
+        if not isinstance(r.get("completions"), str):
+            raise ValueError(f"{where}: completions must be there and be a text")
+        given = as_json(r.get("input"))
+        inputs = [as_json(case_input) for case_input, _ in problem["cases"]]
+        if given not in inputs:
+            raise ValueError(f"{where}: problem {problem['id']} has no case with this input")
+        case = inputs.index(given)
+        gold = problem["cases"][case][1]
+        if "gold_output" in r and as_json(r["gold_output"]) != as_json(gold):
+            raise ValueError(f"{where}: gold_output is not that of problem {problem['id']}, "
+                             f"case {case + 1}")
+        logprob = r.get("prompt_logprob")
+        perplexity_of(logprob, where)
+        records.append({"id": problem["id"], "case": case, "gold": gold,
+                        "program": r["completions"], "logprob": logprob})
     return records
 
 

@@ -1,8 +1,10 @@
-"""Judging a HumanEval-like file of one's own, whose tests may need more than plain values.
+"""The two ways of judging a problem like HumanEval's: by calls from outside, or beside the program.
 
-A way is how the problem of such a file is judged: outside, as the official ones; inside, by its
-tests beside the program (checks.py), which is weaker; else it is a text, why it cannot be judged.
+The second is weaker, and only for files of one's own, whose tests may need more than plain values.
+A way is OUTSIDE, INSIDE (by its tests beside the program, checks.py), or a text: why the problem
+cannot be judged.
 """
+from harness.messages import decode
 from harness.problems import EMPTY, helpers_of, known_solution, program_of
 from harness.reports import title_of
 
@@ -13,13 +15,50 @@ from collections import Counter
 
 OUTSIDE, INSIDE = "outside", "inside"
 
+# ---- by calls ------------------------------------------------------------------------------------
+
+class CandidateError(Exception):
+    """What the candidate raised, seen from the tests."""
+
+
+def job_by_calls(item):
+    """What the isolated process gets: it defines the program, then answers calls of it. item:
+    (problem, sample)."""
+    problem, sample = item
+    return {"secret": "", "source": program_of(problem, sample),
+            "entry_point": problem["entry_point"]}
+
+
+def await_definition(channel):
+    """The first answer: the program is defined, or CandidateError."""
+    defined = channel.receive()
+    if defined.get("secret") != "" or "error" in defined:
+        raise CandidateError(str(defined.get("error", "no answer"))[:300])
+
+
+def call(channel, request):
+    """One call of the candidate, in the isolated process -> its plain value. CandidateError is what
+    it raised; any other error means that the program meddled with the channel.
+
+    A call has a secret of its own. The program can read it, but not before it is called: no answer
+    can have been written in advance."""
+    secret = secrets.token_hex(8)
+    channel.send(request | {"secret": secret})
+    reply = channel.receive()
+    exactly_one = ("error" in reply) != ("value" in reply)
+    if reply.get("secret") != secret or not exactly_one:
+        raise ValueError("not the answer to this call")     # Worker.run makes a failure of it
+    if "error" in reply:
+        raise CandidateError(str(reply["error"])[:300])
+    return decode(reply["value"])
+
+
 # ---- beside the program --------------------------------------------------------------------------
 
 def job_beside(item):
     """What the isolated process gets where the tests run there too. item: (problem, sample)."""
-    problem, sample = item
-    return {"secret": "", "source": program_of(problem, sample),
-            "entry_point": problem["entry_point"], "test": problem["test"]}
+    problem, _ = item
+    return job_by_calls(item) | {"test": problem["test"]}
 
 
 def run_beside(item, channel, said):

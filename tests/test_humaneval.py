@@ -253,7 +253,7 @@ def test_bad_sample_files_are_one_line(line, words, tmp_path):
     path = tmp_path / "s.jsonl"
     path.write_text('{"task_id": "HumanEval/0", "completion": "    pass"}\n' + line + "\n")
     with pytest.raises(ValueError, match=words):
-        humaneval.score(official_problems(), path)
+        humaneval.score(official_problems(), [path])
     assert not (tmp_path / "s_results.jsonl").exists()
 
 
@@ -484,7 +484,7 @@ def test_tests_that_need_more_than_values_run_beside_the_program(tmp_path, capsy
             for c in (right, wrong)
         ],
     )
-    report = humaneval.score(problems, path, source=tmp_path / "own.jsonl")
+    report = humaneval.score(problems, [path], source=tmp_path / "own.jsonl")
     results = [json.loads(line) for line in (tmp_path / "s_results.jsonl").read_text().splitlines()]
     assert [(r["task_id"], r["passed"]) for r in results] == [
         (t, p) for t in problems for p in (True, False)
@@ -575,7 +575,7 @@ def test_a_problem_that_cannot_be_judged_is_named_and_counts_nowhere(tmp_path, c
     path = write_lines(
         tmp_path / "s.jsonl", [{"task_id": t, "completion": PLAIN[1]} for t in problems]
     )
-    report = humaneval.score(problems, path, source=tmp_path / "own.jsonl")
+    report = humaneval.score(problems, [path], source=tmp_path / "own.jsonl")
     out = capsys.readouterr().out
     assert report["pass@1 of 2 problems"] == 1 and list(report["judging"]["not_judged"]) == [
         "T/broken"
@@ -589,7 +589,7 @@ def test_a_problem_that_cannot_be_judged_is_named_and_counts_nowhere(tmp_path, c
     assert results == [True, None, True]
     write_lines(path, [{"task_id": "T/broken", "completion": PLAIN[1]}])
     with pytest.raises(ValueError, match="none of the problems"):
-        humaneval.score(problems, path, source=tmp_path / "own.jsonl")
+        humaneval.score(problems, [path], source=tmp_path / "own.jsonl")
 
 
 @pytest.mark.parametrize(
@@ -722,7 +722,7 @@ def test_evalplus_problems_and_solutions(tmp_path):
             ]
             wanted += [text in right] * 2
     path = write_lines(tmp_path / "s.jsonl", records)
-    report = humaneval.score(problems, path, source=tmp_path / "plus.jsonl")
+    report = humaneval.score(problems, [path], source=tmp_path / "plus.jsonl")
     results = [
         json.loads(line)["passed"]
         for line in (tmp_path / "s_results.jsonl").read_text().splitlines()
@@ -743,13 +743,13 @@ def test_a_score_of_another_file_is_not_called_humaneval(tmp_path, capsys):
         tmp_path / "s.jsonl", [{"task_id": "Miniature/0", "completion": "    pass\n"}]
     )
     source = ROOT / "miniature" / "humaneval.jsonl"
-    report = humaneval.score(humaneval.read_problems(source), path, source=source)
+    report = humaneval.score(humaneval.read_problems(source), [path], source=source)
     assert report["benchmark"] == str(source) and report["official"] is False
     assert f"{source} is not the official HumanEval" in capsys.readouterr().out
     path = write_lines(
         tmp_path / "s.jsonl", [{"task_id": "HumanEval/0", "completion": "    pass\n"}]
     )
-    report = humaneval.score(official_problems(), path)
+    report = humaneval.score(official_problems(), [path])
     assert (
         report["benchmark"] == "humaneval"
         and report["official"] is True
@@ -768,17 +768,17 @@ def test_earlier_results_outlive_every_score_that_does_not_end(tmp_path, monkeyp
     results.write_text("earlier\n")
     before = sorted(p.name for p in tmp_path.iterdir())
     with pytest.raises(ValueError):
-        humaneval.score(problems, path, [5])
+        humaneval.score(problems, [path], [5])
 
     def stopped(*args, **kwargs):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(humaneval, "check_all", stopped)
-        humaneval.score(problems, path)
+        humaneval.score(problems, [path])
     write_lines(path, [{"task_id": "HumanEval/0"}])
     with pytest.raises(ValueError):
-        humaneval.score(problems, path)
+        humaneval.score(problems, [path])
     assert (
         results.read_text() == "earlier\n" and sorted(p.name for p in tmp_path.iterdir()) == before
     )
