@@ -23,6 +23,7 @@ from functools import partial
 from pathlib import Path
 
 from fast.attention import fused_attention, kernel_for
+from fast.remat import product, recompute
 from fast.rotary import rotary as fast_rotary
 from fast.weights import Turned, turn, unroll
 
@@ -96,6 +97,8 @@ def param_table(config: Config) -> dict:
 
     init > 0 is the std of a truncated normal, 0 zeros, None ones. Layers' weights are stacked.
     `tp` splits heads, feed-forward and vocabulary; `fsdp` splits what is left of each large matrix.
+    wte's rows and not its columns, because a gradient of rows is added up as rows: XLA sends no
+    160 columns, which are no whole tile (8 x 128), but all of the matrix.
 
     Two quirks of jaxformer are left out: its embedding has a bias (its release adds it into the
     weight, so nothing is lost), and it decays stacked vectors as if they were matrices.
@@ -105,7 +108,7 @@ def param_table(config: Config) -> dict:
     into = D ** -0.5            # 1 / sqrt(fan in)
     out = 2 / L * D ** -0.5     # what writes to the residual stream shrinks with L
     return {
-        "wte":         ((V, D),          P("tp", "fsdp"),                   V ** -0.5),
+        "wte":         ((V, D),          P(("tp", "fsdp"), None),           V ** -0.5),
         "ln_1.scale":  ((L, D),          P(),                               None),
         "ln_1.bias":   ((L, D),          P(),                               0),
         "qkv_proj":    ((L, D, 3, H, K), P(None, "fsdp", None, "tp", None), into),
@@ -125,8 +128,8 @@ TABLE = param_table(Config())       # for what does not depend on sizes: names a
 # A layer's weights, which are stacked; the others are there once.
 LAYER = tuple(name for name in TABLE if not name.startswith(("wte", "ln_f", "lm_head")))
 # The axis of a matrix (of one layer's) that is split over fsdp, and along which it is gathered.
-FSDP_AXIS = {name: spec.index("fsdp") - (name in LAYER)
-             for name, (_, spec, _) in TABLE.items() if "fsdp" in spec}
+FSDP_AXIS = {name: axis - (name in LAYER) for name, (_, spec, _) in TABLE.items()
+             for axis, split_by in enumerate(spec) if "fsdp" in (split_by or ())}
 
 
 def init_params(key, config: Config) -> dict:
@@ -238,8 +241,10 @@ def linear(x, weights, name, fsdp=(), dtype=None):
     w = weights[name]
     if isinstance(w, Turned):
         return w.product(x, dtype)
-    w = gather(w, FSDP_AXIS[name], fsdp, x.dtype)
-    return jnp.dot(x, w.reshape(x.shape[1], -1), preferred_element_type=dtype)
+    rows = FSDP_AXIS[name] == 0             # of the matrix (I, O) are split, or else its columns
+    w = w.reshape((len(w), -1) if rows else (-1, w.shape[-1]))
+    w = gather(w, 0 if rows else 1, fsdp, x.dtype)                       # (I, O)
+    return product(jnp.dot(x, w, preferred_element_type=dtype))
 
 
 def block(x, w, config: Config, tp=(), fsdp=(), cache=None, lengths=None, at=0):
@@ -312,7 +317,7 @@ def unrolled(n_layer: int) -> bool:
     return unroll(tpu_mesh.platform(), n_layer)
 
 
-def transformer(params, ids, config: Config, tp=(), fsdp=(), remat=False):
+def transformer(params, ids, config: Config, tp=(), fsdp=(), remat="none"):
     """ids: (B, T) -> logits (B, T, V) float32, of the vocabulary rows of this tp rank."""
     dtype = jnp.dtype(config.dtype)
     wte = gather(params["wte"], FSDP_AXIS["wte"], fsdp, jnp.float32)
@@ -321,10 +326,7 @@ def transformer(params, ids, config: Config, tp=(), fsdp=(), remat=False):
     def layer(x, w):
         return block(x, w, config, tp, fsdp)[0], None
 
-    if remat:
-        # Keep only each layer's input: the backward pass gathers the weights and runs the layer
-        # again. XLA could merge both runs into one only where the loop is written out.
-        layer = jax.checkpoint(layer, prevent_cse=unrolled(config.n_layer))
+    layer = recompute(layer, remat, unrolled(config.n_layer))
     x, _ = over_layers(layer, x, {n: params[n] for n in LAYER}, config.n_layer)
     return head(params, x, tp, fsdp)
 
@@ -361,7 +363,7 @@ def cross_entropy(logits, targets, z_loss=0.0, tp=()):
 
 
 def loss_fn(params, tokens, config: Config, n_tokens=None, z_loss=1e-4, tp=(), fsdp=(),
-            remat=False):
+            remat="none"):
     """Next-token loss of tokens (B, T+1), summed here and divided by the global number of targets.
 
     Returns (loss with z-loss, plain cross-entropy). There is no sum over data-parallel ranks in

@@ -34,7 +34,7 @@ from tqdm import tqdm
 import model
 import tpu_mesh
 from data import get_sequences, open_data
-from model import flops_per_token, init_params, loss_fn, num_params, param_table
+from model import FSDP_AXIS, flops_per_token, init_params, loss_fn, num_params, param_table
 from tpu_mesh import DATA, vary, varying
 
 # What each preset is trained with when no flag says otherwise. The large ones are those of
@@ -69,7 +69,7 @@ class Hyper:
     weight_decay: float = 0.1       # of matrices
     grad_clip: float = 1.0          # the largest norm of the gradients, 0: any
     z_loss: float = 1e-4            # weight of the squared log normalizer
-    remat: bool = False             # compute each layer again in the backward pass
+    remat: str = "none"             # what the backward pass computes again (fast/remat.py)
 
 
 # ---- schedule and optimizer ----------------------------------------------------------------------
@@ -135,7 +135,7 @@ def train_step(state, tokens, *, config, hyper, n_tokens, dp=(), fsdp=(), tp=())
                    fsdp=fsdp, remat=hyper.remat)
     (total, nll), grads = sum_micro_batches(local, micro, loss)
 
-    grads = sum_over_data(grads, table, data)
+    grads = sum_over_data(grads, data)
     total, nll = lax.psum(total, data), lax.psum(nll, data)
 
     norm = global_norm(grads)
@@ -166,12 +166,11 @@ def sum_micro_batches(params, tokens, loss):
     return lax.scan(add, zeros, tokens)[0]
 
 
-def sum_over_data(grads, table, data):
+def sum_over_data(grads, data):
     """Add the gradients up over the data axes. A matrix is left out over fsdp, because its gather
     has added it up there on the way back."""
     def left(name):
-        _, spec, _ = table[name]
-        return tuple(axis for axis in data if axis not in spec)
+        return tuple(axis for axis in data if axis != "fsdp" or name not in FSDP_AXIS)
 
     return {n: lax.psum(g, left(n)) for n, g in grads.items()}
 

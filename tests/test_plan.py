@@ -35,7 +35,7 @@ def test_collectives_of_the_tpu_program():
     once; over dp one reduction a step. The gathers run while the chip computes."""
     pytest.importorskip("libtpu", reason="libtpu, the TPU compiler, is not installed")
     config = Config(n_layer=9, n_head=2, n_embd=256, rotary_dim=64, block_size=64, vocab_size=512, dtype="bfloat16")
-    hyper = train.Hyper(batch_size=8, remat=True)
+    hyper = train.Hyper(batch_size=8, remat="layer")
     mesh = topology_mesh("v4:2x2x2", 2, 2, 2)
     _, text = compile_with_text(lower_step(config, hyper, mesh))
     _, found = read_program(text, mesh.shape)
@@ -224,7 +224,7 @@ def test_a_split_side_compiles():
 
 def test_the_search_tries_meshes_that_split_a_side():
     config = CONFIGS["350M"]
-    hyper = train.Hyper(batch_size=256, remat=True)
+    hyper = train.Hyper(batch_size=256, remat="layer")
     meshes = {tuple(p["mesh"].values()) for p in better_plans(config, hyper, "v4:8x8x4", 1e9, [256])}
     assert (16, 16, 1) in meshes and (2, 128, 1) in meshes
 

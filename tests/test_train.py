@@ -130,7 +130,7 @@ def test_collectives_of_the_compiled_step():
     its gradient reduce-scattered backward, inside the layers' loops. Over dp: nothing inside any loop, one after them."""
     config = dataclasses.replace(TINY, n_layer=9)                        # more than are unrolled: real loops
     mesh = make_mesh(2, 2, 2)
-    hyper = dataclasses.replace(HYPER, remat=True)
+    hyper = dataclasses.replace(HYPER, remat="layer")
     specs = jax.tree.map(lambda s: NamedSharding(mesh, s), state_specs(config), is_leaf=lambda x: isinstance(x, P))
     state = jax.tree.map(lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s),
                          jax.eval_shape(lambda: fresh_state(config)), specs)
