@@ -19,9 +19,9 @@ Bytes of one device, each factor by its name. b T tokens are on it at a time, D 
         PASSES         6   times that they are written or read: logits, maximum, sum, target,
                            gradient, and its two products together
 """
-from fast.attention import TILE
-
 from dataclasses import replace
+
+from fast.attention import TILE
 
 import jax.numpy as jnp
 

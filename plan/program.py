@@ -172,7 +172,7 @@ class Count:
                         self.run(branch, times)
             elif move := self.collective(i):
                 text, kind = move
-                self.add_move(text, kind, i, times, size(body, i.operands, True))
+                self.add_move(text, kind, i, times, self.sent(body, i))
                 self.traffic += times * self.reads_and_writes(body, n)
             elif i.op == "fusion":
                 self.traffic += times * self.fusion(body, n)
@@ -195,13 +195,28 @@ class Count:
     # ---- collectives
 
     def collective(self, i: Instruction):
-        """(the text that has its groups, kind) or None. It may stand alone, or inside a fusion."""
-        inside = self.bodies[i.called()] if i.op in ("fusion", "async-start") else {}
-        within = next((j for j in inside.values() if j.op in SUMS_AND_GATHERS), None)
+        """(the text that has its groups, kind) or None. It may stand alone, or inside a fusion, or
+        in what a SparseCore is started on."""
+        _, within = self.within(i)
         if within:
             return within.rest, "reduce-scatter" if "reduce-scatter" in i.called() else within.op
         kind = i.op.removesuffix("-start")
         return (i.rest, kind) if kind in COLLECTIVES else None
+
+    def sent(self, body, i: Instruction) -> int:
+        """Bytes that go into a collective. A start may have no operands, for its update has."""
+        inside, within = self.within(i)
+        return size(body, i.operands, True) or within and size(inside, within.operands, True)
+
+    def within(self, i: Instruction):
+        """(computation, the collective inside of this fusion or start) or ({}, None)."""
+        if i.op not in ("fusion", "async-start"):
+            return {}, None
+        inside = self.bodies[i.called()]
+        for j in inside.values():
+            if "called_computations={" in j.rest:           # the call of a SparseCore
+                inside = self.bodies[re.search(r"called_computations=\{%([\w.-]+)", j.rest)[1]]
+        return inside, next((j for j in inside.values() if j.op in SUMS_AND_GATHERS), None)
 
     def add_move(self, text, kind, i: Instruction, times, n_bytes):
         axes, ranks = groups_axes(text, self.mesh_shape)

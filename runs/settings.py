@@ -85,7 +85,7 @@ def default_remat(args, platform, config, hyper):
     if args.topology:
         memory = parse_topology(args.topology)[0].hbm
     else:
-        memory = jax.local_devices()[0].memory_stats()["bytes_limit"]
+        memory = (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit", 0)
     return fastest_that_fits(config, hyper, args.dp, args.fsdp, args.tp, memory)
 
 
