@@ -22,6 +22,7 @@ from functools import partial
 
 from fast.attention import fused_attention, kernel_for
 from fast.compiler import platform
+from fast.remat import product, recompute
 from fast.rotary import rotary as rotary_by_product
 from fast.weights import Turned, turn, unrolled
 
@@ -79,7 +80,8 @@ def param_table(config: Config) -> dict:
 
     init: the std of a truncated normal for a matrix; of vectors 0 means zeros, None ones. Layers'
     weights are stacked. `tp` splits heads, feed-forward and vocabulary; `fsdp` splits what is left
-    of each large matrix.
+    of each large matrix: of wte rows and not columns, because a gradient of rows is added up as
+    rows, and XLA sends no 160 columns, which are no whole tile (8 x 128), but all of the matrix.
 
     The stds are jaxformer's: 1 / sqrt(fan in), which for wte is V, because there a token is a row
     of V numbers, all 0 but one. What adds to the stream x shrinks with the number of layers that
@@ -92,7 +94,7 @@ def param_table(config: Config) -> dict:
     L, D, H, K, F, V = c.n_layer, c.n_embd, c.n_head, c.head_dim, 4 * c.n_embd, c.vocab_size
     into, out = D ** -0.5, 2 / L * D ** -0.5
     return {
-        "wte":         ((V, D),          P("tp", "fsdp"),                   V ** -0.5),
+        "wte":         ((V, D),          P(("tp", "fsdp"), None),           V ** -0.5),
         "ln_1.scale":  ((L, D),          P(),                               None),
         "ln_1.bias":   ((L, D),          P(),                               0),
         "qkv_proj":    ((L, D, 3, H, K), P(None, "fsdp", None, "tp", None), into),
@@ -112,9 +114,9 @@ TABLE = param_table(Config())       # for what does not depend on sizes: names a
 LAYER = tuple(n for n in TABLE if not n.startswith(("wte", "ln_f", "lm_head")))     # one a layer
 MATRICES = tuple(n for n, (_, _, init) in TABLE.items() if init)    # no biases, no LayerNorms
 # The axis along which fsdp splits a matrix, as gather meets it: a layer's without its first axis L.
-# {"wte": 1, "qkv_proj": 0, "out_proj": 2, "fc_in": 0, "fc_out": 1, "lm_head": 0}
-FSDP_AXIS = {n: spec.index("fsdp") - (1 if n in LAYER else 0)
-             for n, (_, spec, _) in TABLE.items() if "fsdp" in spec}
+# {"wte": 0, "qkv_proj": 0, "out_proj": 2, "fc_in": 0, "fc_out": 1, "lm_head": 0}
+FSDP_AXIS = {name: axis - (name in LAYER) for name, (_, spec, _) in TABLE.items()
+             for axis, split_by in enumerate(spec) if "fsdp" in (split_by or ())}
 
 
 def init_params(key, config: Config) -> dict:
@@ -231,8 +233,10 @@ def linear(x, weights, name, fsdp=(), dtype=None):
     w = weights[name]
     if isinstance(w, Turned):
         return w.product(x, dtype)
-    w = gather(w, FSDP_AXIS[name], fsdp, x.dtype)
-    return jnp.dot(x, w.reshape(x.shape[1], -1), preferred_element_type=dtype)
+    rows = FSDP_AXIS[name] == 0             # of the matrix (I, O) are split, or else its columns
+    w = w.reshape((len(w), -1) if rows else (-1, w.shape[-1]))
+    w = gather(w, 0 if rows else 1, fsdp, x.dtype)                       # (I, O)
+    return product(jnp.dot(x, w, preferred_element_type=dtype))
 
 
 def block(x, w, config: Config, tp=(), fsdp=(), cache=None, lengths=None, at=0):
@@ -323,7 +327,7 @@ def over_unstacked(layer, x, each, n_layer: int):
     return x, jax.tree.map(lambda *layers: layers, *outs)
 
 
-def transformer(params, ids, config: Config, tp=(), fsdp=(), remat=False):
+def transformer(params, ids, config: Config, tp=(), fsdp=(), remat="none"):
     """ids: (B, T) -> logits (B, T, V) float32, of the vocabulary rows of this tp rank."""
     dtype = jnp.dtype(config.dtype)
     # In float32, because in this type the gradients of all places of a token are added up.
@@ -333,10 +337,7 @@ def transformer(params, ids, config: Config, tp=(), fsdp=(), remat=False):
     def layer(x, w):
         return block(x, w, config, tp, fsdp)[0], None
 
-    if remat:
-        # Keep only each layer's input: the backward pass gathers the weights and runs the layer
-        # again. XLA could merge both runs into one only where the loop is written out.
-        layer = jax.checkpoint(layer, prevent_cse=unrolled(config.n_layer))
+    layer = recompute(layer, remat, unrolled(config.n_layer))
     x, _ = over_layers(layer, x, {n: params[n] for n in LAYER}, config.n_layer)
     return head(params, x, tp, fsdp)
 
@@ -377,7 +378,7 @@ def cross_entropy(logits, targets, z_loss=0.0, tp=()):
 
 
 def loss_fn(params, tokens, config: Config, n_tokens=None, z_loss=1e-4, tp=(), fsdp=(),
-            remat=False):
+            remat="none"):
     """Next-token loss of tokens (B, T+1), summed here and divided by the global number of targets.
 
     Returns (loss with z-loss, plain cross-entropy). There is no sum over data-parallel ranks in

@@ -33,7 +33,7 @@ from jax.sharding import PartitionSpec as P
 import model
 import tpu_mesh
 from data import get_sequences, open_data
-from model import MATRICES, flops_per_token, init_params, loss_fn, param_table
+from model import FSDP_AXIS, MATRICES, flops_per_token, init_params, loss_fn, param_table
 from tpu_mesh import DATA, vary, varying_axes
 
 # What each preset is trained with when no flag says otherwise. The large ones are those of
@@ -70,7 +70,7 @@ class Hyper:
     weight_decay: float = 0.1       # of matrices
     grad_clip: float = 1.0          # the largest norm of the gradients, 0: any
     z_loss: float = 1e-4            # weight of the squared log normalizer
-    remat: bool = False             # compute each layer again in the backward pass
+    remat: str = "none"             # what the backward pass computes again (fast/remat.py)
 
 
 # ---- schedule and optimizer ----------------------------------------------------------------------
@@ -137,7 +137,7 @@ def train_step(state, tokens, *, config, hyper, n_tokens, dp=(), fsdp=(), tp=())
                    fsdp=fsdp, remat=hyper.remat)
     (total, nll), grads = sum_micro_batches(own, micro, loss)
 
-    grads = sum_over_data(grads, table, data_axes)
+    grads = sum_over_data(grads, data_axes)
     total, nll = lax.psum(total, data_axes), lax.psum(nll, data_axes)
 
     norm = global_norm(grads)
@@ -168,12 +168,11 @@ def sum_micro_batches(params, tokens, loss):
     return sums
 
 
-def sum_over_data(grads, table, data_axes):
-    """Add each gradient up over the data axes that do not split its parameter. The one that does is
-    fsdp, over which the backward of gather has added it up already."""
+def sum_over_data(grads, data_axes):
+    """Add each gradient up over the data axes. A matrix is left out over fsdp, because the backward
+    of gather has added it up there already."""
     def axes(name):
-        _, spec, _ = table[name]
-        return tuple(axis for axis in data_axes if axis not in spec)
+        return tuple(axis for axis in data_axes if axis != "fsdp" or name not in FSDP_AXIS)
 
     return {n: lax.psum(g, axes(n)) for n, g in grads.items()}
 

@@ -12,10 +12,19 @@ TPU_OPTIONS = {
     "xla_tpu_enable_async_collective_fusion": "false",
 }
 
+# The cores of a v5p chip cannot multiply and gather at a time; its SparseCores gather for them.
+V5P_OPTIONS = TPU_OPTIONS | {
+    "xla_tpu_enable_sparse_core_collective_offload_all_gather": "true",
+    "xla_tpu_enable_sparse_core_collective_offload_2d_all_gather": "true",
+}
+
 
 def compiler_options(mesh):
     """For jax.jit of a step on this mesh."""
-    return TPU_OPTIONS if mesh.devices.flat[0].platform == "tpu" else None
+    device = mesh.devices.flat[0]
+    if device.platform != "tpu":
+        return None
+    return V5P_OPTIONS if device.device_kind in ("TPU v5", "TPU v5p") else TPU_OPTIONS
 
 
 def platform() -> str:

@@ -66,7 +66,7 @@ def check_divides(config, batch_size: int, grad_accum: int, dp: int, fsdp: int, 
     rules = [
         (c.n_head,        tp,        "n_head",     "--tp"),
         (4 * c.n_embd,    tp,        "4 x n_embd", "--tp"),
-        (c.vocab_size,    tp,        "vocab_size", "--tp"),
+        (c.vocab_size,    tp * fsdp, "vocab_size", "--tp or --fsdp"),
         (c.n_embd,        fsdp,      "n_embd",     "--fsdp"),
         (batch_size,      rows,      "batch_size", "--batch_size (or --dp, --fsdp, --grad_accum)"),
     ]

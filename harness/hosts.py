@@ -272,7 +272,7 @@ def end_together(main):
         if "RESOURCE_EXHAUSTED" not in reason:
             raise
         raise ValueError(f"the device has too little memory ({reason}): lower --batch_size, raise "
-                         "--grad_accum, add --remat, or a mesh of more devices") from None
+                         "--grad_accum, add --remat layer, or a mesh of more devices") from None
 
 
 LOST = re.compile(rb"[WEF]\d{4} .*(coordination.service|distributed service)|terminate called")

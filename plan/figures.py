@@ -10,7 +10,7 @@ from model import flops_per_token, num_params
 from plan.chips import parse_topology
 from plan.compiler import compile_with_text, lower_step, topology_mesh
 from plan.formula import estimate, hardware_flops_per_token
-from plan.program import read_program
+from plan.program import UNIT, count_program
 from plan.roofline import places, roofline
 
 MOST_TOKENS = 2 ** 31       # of a step: a thousand times the paper's largest
@@ -30,14 +30,16 @@ def make_plan(config, hyper, topology, dp, fsdp, tp, budget, compiled=True):
                          f"at most {MOST_TOKENS:,} are planned")
     check_divides(config, hyper.batch_size, hyper.grad_accum, dp, fsdp, tp)
     state, temp, hbm, moves = estimate(config, hyper, dp, fsdp, tp)
+    flops, busy = (tokens / chips * hardware_flops_per_token(config, hyper.remat, unit)
+                   for unit in (1, UNIT))
+    by_formula = flops
     why, mesh = "", topology_mesh(topology, dp, fsdp, tp) if compiled else None
     if mesh:
         try:
-            state, temp, hbm, moves = measure(config, hyper, mesh)
+            state, temp, hbm, moves, flops, busy = measure(config, hyper, mesh)
         except jax.errors.JaxRuntimeError as e:
             why = out_of_memory(e)
-    flops = tokens / chips * hardware_flops_per_token(config, hyper.remat)
-    line = roofline(chip, places(chip, sides, dp, fsdp, tp), sides, flops, hbm, moves)
+    line = roofline(chip, places(chip, sides, dp, fsdp, tp), sides, busy, hbm, moves)
     rate, sizes = tokens / line["step"], dict(dp=dp, fsdp=fsdp, tp=tp)
     model_flops = tokens * flops_per_token(config)
     sent = lambda m: round(m.moved(math.prod(sizes[a] for a in m.axes)))
@@ -47,7 +49,8 @@ def make_plan(config, hyper, topology, dp, fsdp, tp, budget, compiled=True):
         remat=hyper.remat, tokens_per_step=tokens, dtype=config.dtype, params=num_params(config),
         state_bytes_per_chip=round(state), temp_bytes_per_chip=round(temp), hbm_bytes=chip.hbm,
         flops_per_step=model_flops, flops_per_chip=model_flops / chips,
-        hbm_traffic_bytes=round(hbm),
+        program_flops_per_chip=round(flops), program_flops_by_formula=round(by_formula),
+        busy_flops_per_chip=round(busy), hbm_traffic_bytes=round(hbm),
         collectives=[m._asdict() | dict(moved_bytes=sent(m)) for m in moves],
         seconds={k: line[k] for k in ("compute", "hbm", "hidden", "waiting")},
         step_seconds=line["step"], bound=line["bound"],
@@ -56,11 +59,14 @@ def make_plan(config, hyper, topology, dp, fsdp, tp, budget, compiled=True):
 
 
 def measure(config, hyper, mesh):
-    """What the compiled step takes on one chip, as plan.formula.estimate says it."""
+    """What the compiled step takes on one chip, as plan.formula.estimate says it, and the FLOPs
+    that it multiplies: by shapes, and as the matrix unit is busy with them."""
     program, text = compile_with_text(lower_step(config, hyper, mesh))
     memory = program.memory_analysis()
     temp = memory.temp_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
-    return memory.argument_size_in_bytes, temp, *read_program(text, mesh.shape)
+    run = count_program(text, mesh.shape)
+    return (memory.argument_size_in_bytes, temp, run.traffic, run.collectives(), run.flops,
+            run.busy)
 
 
 def out_of_memory(error) -> str:

@@ -1,54 +1,100 @@
-"""What a step takes on one device, by counting alone."""
+"""What a step takes on one device, by counting alone: the check beside the compiled program, and
+what ranks the meshes of a search.
+
+Bytes of one device, each factor by its name. b T tokens are on it at a time, D = n_embd:
+
+    a weight of its shard
+        STATE         12   the weight and Adam's two moments, float32
+        GRADIENT       4   float32, as the gather's backward pass adds it up
+        COPY           w   of the shard in the type of the products, w = 2 for bf16
+        MOMENTUM      32   that AdamW moves: 4 arrays read and 3 written, the gradient once more
+    a weight of one layer, gathered
+        GATHERED     2 w   this layer's and the next one's, which arrives meanwhile
+        WHOLE          4   its gradient before it is scattered
+    a number of (b, T, D), a layer                         see fast/remat.py
+        KEPT               what the forward pass leaves for the backward pass
+        TOUCHED            what a layer writes and reads again in one pass
+    a logit of (b, T, V)
+        LOGITS       2 x 4 the logits and their gradient, float32
+        PASSES         6   times that they are written or read: logits, maximum, sum, target,
+                           gradient, and its two products together
+"""
+from dataclasses import replace
+
 from fast.attention import TILE
 
 import jax.numpy as jnp
 
 from model import num_params
-from plan.program import Collective
+from plan.program import ATTENTION, UNIT, Collective
+
+STATE, GRADIENT, MOMENTUM, WHOLE = 3 * 4, 4, 8 * 4, 4
+GATHERED, LOGITS, PASSES = 2, 2, 6
+
+# Numbers of a layer's forward pass, in units of (b, T, D): those whole on each tp rank (x, its
+# LayerNorm, the sum that leaves), those split over tp (q, k, v three times: made, rotated, laid out
+# for attention; the attention's result twice; F = 4 D made, with its bias, its gelu and the gelu's
+# inner tanh). KEPT: the same of what the backward pass finds.
+TOUCHED = (3, 3 * 3 + 2 + 4 * 4)
+KEPT = {"none": TOUCHED, "products": (1, 3 + 4), "layer": (1, 0)}
 
 
-def hardware_flops_per_token(config, remat: bool) -> float:
+def hardware_flops_per_token(config, remat: str, unit=UNIT) -> float:
     """What a TPU multiplies for one training token, beside model.flops_per_token.
 
-    The layers run twice under remat, attention's tiles on the diagonal are whole, its backward
-    kernels make the scores anew (2 products forward, 7 backward), and a head of fewer dims than the
-    128 x 128 matrix unit fills it in part."""
+    Layers run again under remat "layer", attention under "products" too; its tiles on the diagonal
+    are whole, its backward kernels make the scores anew, and heads of fewer than `unit` dims take
+    as long as `unit` (1: count what is there)."""
     c = config
     layers, head = c.n_layer * 12 * c.n_embd ** 2, c.n_embd * c.vocab_size
     keys = (c.block_size + min(TILE, c.block_size)) / 2
-    width = -(-c.head_dim // 128) * 128
-    attention = (2 * (1 + remat) + 7) * c.n_layer * 2 * keys * c.n_head * width
-    return (6 + 2 * remat) * layers + 6 * head + attention
+    width = -(-c.head_dim // unit) * unit
+    products = sum(ATTENTION.values()) + (remat != "none") * ATTENTION["splash_mha_fwd"]
+    attention = products * c.n_layer * 2 * keys * c.n_head * width
+    return (6 + 2 * (remat == "layer")) * layers + 6 * head + attention
 
 
 def estimate(config, hyper, dp, fsdp, tp):
-    """(state bytes, temporary bytes, HBM bytes, [Collective]) of a step on one device.
-
-    A layer's matrices have 12 D^2 weights. Activations that a layer writes and reads, bf16, in
-    units of (B, T, D): about 8 that are whole on each tp rank and 20 that are split, forward; all
-    again under remat; twice that backward."""
+    """(state bytes, temporary bytes, HBM bytes, [Collective]) of a step on one device. A layer's
+    matrices have 12 D^2 weights, and only the larger of what the layers and what the head need at
+    a time counts."""
     c, remat, A = config, hyper.remat, hyper.grad_accum
     width = jnp.dtype(c.dtype).itemsize
     b = hyper.batch_size // (dp * fsdp * A)           # sequences of one device at a time
-    x = b * c.block_size * c.n_embd                   # elements of (b, T, D)
+    x = b * c.block_size * c.n_embd                   # numbers of (b, T, D)
     layer = 12 * c.n_embd ** 2 / tp                   # gathered weights of a tp rank
-    ends = 2 * c.n_embd * c.vocab_size / tp
+    ends = 2 * c.n_embd * c.vocab_size / tp           # embedding and head
     shard = num_params(c) / (fsdp * tp)
     logits = 4 * b * c.block_size * c.vocab_size / tp
-    touched = width * x * (8 + 20 / tp)
-    passes = 1 + remat
+    split = lambda numbers: width * x * (numbers[0] + numbers[1] / tp)
+    touched, kept = split(TOUCHED), c.n_layer * split(KEPT[remat])
+    passes = 1 + (remat != "none")
 
-    temp = shard * (4 + width + 4 * (A > 1)) + 2 * width * layer + 4 * layer + 2.5 * logits
-    temp += 2 * touched + c.n_layer * (width * x if remat else touched)
-    weights = layer * (passes + 1) * 2 * width + layer * 8
-    hbm = shard * 4 * 8 + A * (c.n_layer * (weights + touched * (passes + 2)) + 6 * logits)
+    in_layers = (GATHERED * width + WHOLE) * layer + touched
+    in_head = LOGITS * logits + WHOLE * ends / 2
+    temp = shard * (width + GRADIENT * (1 + (A > 1))) + kept + max(in_layers, in_head)
+    weights = layer * (passes + 1) * 2 * width + layer * 2 * WHOLE
+    hbm = shard * MOMENTUM + A * (
+        c.n_layer * (weights + touched * (passes + 2)) + PASSES * logits)
 
-    gathered = A * (width * passes * layer * c.n_layer + 3 * ends) / fsdp
-    scattered = A * 4 * (layer * c.n_layer + ends)
+    gather_bytes = A * (width * passes * layer * c.n_layer + 3 * ends) / fsdp
+    scatter_bytes = A * GRADIENT * (layer * c.n_layer + ends)
     added = A * 2 * (c.n_layer + 1)
-    moves = [Collective("all-gather", ("fsdp",), A * (4 * c.n_layer * passes + 2), gathered, True),
-             Collective("reduce-scatter", ("fsdp",), A * (4 * c.n_layer + 2), scattered, False),
+    # XLA for TPUs has no reduce-scatter over all chips of a slice, but an all-reduce and a cut.
+    scatter = "all-reduce" if dp * tp == 1 and fsdp > 4 else "reduce-scatter"
+    moves = [Collective("all-gather", ("fsdp",), A * (4 * c.n_layer * passes + 2), gather_bytes, True),
+             Collective(scatter, ("fsdp",), A * (4 * c.n_layer + 2), scatter_bytes, False),
              Collective("all-reduce", ("tp",), added, added * width * x, False),
-             Collective("all-reduce", ("dp",), 1, 4 * shard, False)]
+             Collective("all-reduce", ("dp",), 1, GRADIENT * shard, False)]
     sizes = dict(dp=dp, fsdp=fsdp, tp=tp)
-    return 12 * shard, temp, hbm, [m for m in moves if sizes[m.axes[0]] > 1]
+    return STATE * shard, temp, hbm, [m for m in moves if sizes[m.axes[0]] > 1]
+
+
+def fastest_that_fits(config, hyper, dp, fsdp, tp, memory) -> str:
+    """The first of none, products, layer whose step stays below nine tenths of `memory` bytes on
+    one device by this count; layer where none does."""
+    def takes(remat):
+        state, temp, *_ = estimate(config, replace(hyper, remat=remat), dp, fsdp, tp)
+        return state + temp
+
+    return next((remat for remat in KEPT if takes(remat) < 0.9 * memory), "layer")

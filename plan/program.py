@@ -1,4 +1,5 @@
-"""What a compiled program does on one device, read from its text (HLO): traffic, collectives."""
+"""What a compiled program does on one device, read from its text (HLO): traffic, collectives,
+products."""
 import math
 import re
 from typing import NamedTuple
@@ -84,21 +85,84 @@ def groups_axes(text: str, mesh_shape: dict):
     return tuple(a for a, column in zip(mesh_shape, ranks.T) if len(set(column)) > 1), len(ranks)
 
 
+# ------------------------------------------- products --------------------------------------------
+
+UNIT = 128      # rows and columns of the matrix unit of a TPU: a smaller side leaves part of it idle
+# Products of JAX's attention kernels: q k and s v forward; k's and v's gradients take 4, q's takes 3,
+# because each makes the scores anew and their gradient.
+ATTENTION = {"splash_mha_fwd": 2, "splash_mha_dkv": 4, "splash_mha_dq": 3}
+
+
+def dims(type_text: str) -> list:
+    """[5, 100] of the first array in an HLO type, f32[5,100]{1,0}."""
+    return [int(n) for n in re.search(r"\[([\d,]*)\]", type_text)[1].split(",") if n]
+
+
+def product_flops(body, i: Instruction, unit=1) -> int:
+    """FLOPs of a dot or convolution: 2 for each number of the result and each term of its sum.
+
+    unit: sides of the right matrix count as the next multiple of it, where they are larger than 8.
+    """
+    whole = lambda n: -(-n // unit) * unit if n > 8 else n
+    left, right = (dims(body[o].type) for o in i.operands[:2])
+    if i.op == "dot":
+        over = re.search(r"lhs_contracting_dims=\{([\d,]*)\}", i.rest)[1]
+        terms = math.prod(left[int(d)] for d in over.split(",") if d)
+        return 2 * math.prod(dims(i.type)) * whole(terms)
+    # TPUs have convolutions alone. 0bf_io0->0bf names the axes of both operands and of the result:
+    # b rows, i and f the sides of the matrix, digits what a window (often of 1) slides over.
+    names = re.search(r"dim_labels=(\w+)_(\w+)->(\w+)", i.rest)
+    left, right, out = (dict(zip(n, d)) for n, d in zip(names.groups(), (left, right, dims(i.type))))
+    flops = 2 * out["b"] * whole(out["f"]) * whole(right["i"])
+    for k in filter(str.isdigit, out):
+        flops *= window_terms(i.rest, int(k), left[k], right[k], out[k])
+    return flops
+
+
+def window_terms(text: str, axis: int, n_left: int, n_right: int, n_out: int) -> int:
+    """How many pairs of numbers a window meets on one axis, in all of its places: it may hang over
+    the edge, where nothing is."""
+    window = re.search(r"window=\{([^}]*)\}", text)
+    given = dict(part.split("=") for part in window[1].split()) if window else {}
+    of = lambda name, default: given[name].split("x")[axis] if name in given else default
+    before, stride = int(of("pad", "0_0").split("_")[0]), int(of("stride", 1))
+    apart_left, apart_right = int(of("lhs_dilate", 1)), int(of("rhs_dilate", 1))
+    place = stride * np.arange(n_out)[:, None] + apart_right * np.arange(n_right) - before
+    there = (place >= 0) & (place < apart_left * (n_left - 1) + 1) & (place % apart_left == 0)
+    return int(there.sum())
+
+
+def attention_flops(body, name: str, unit=1) -> int:
+    """FLOPs of an attention kernel, 0 for another one. It works through the n x n tiles of the
+    scores that are not above the diagonal; its operands are the map of these, (1, n, n), and q, k
+    and v, (B, H, T, K)."""
+    products = next((n for kernel, n in ATTENTION.items() if name.startswith(kernel)), 0)
+    if not products:
+        return 0
+    shapes = [dims(body[o].type) for o in body[name].operands if o in body]
+    tiles = next(s[-1] for s in shapes if len(s) == 3)
+    B, H, T, K = next(s for s in shapes if len(s) == 4)
+    keys = T * (tiles + 1) // (2 * tiles)                       # that a query meets, on average
+    return products * 2 * B * H * T * keys * -(-K // unit) * unit
+
+
 # -------------------------------------- counting as it runs ---------------------------------------
 
 class Count:
-    """Adds up what a run of a program does: `traffic`, bytes of HBM, and `moves`, its collectives.
+    """Adds up what a run of a program does: `traffic`, bytes of HBM, `moves`, its collectives, and
+    the FLOPs of its matrix products: `flops` by their shapes, `busy` with sides made up to UNIT.
 
     Loops count as often as they run. HBM traffic is what instructions read and write outside of
     the chip's own memories; of an array that a fusion only slices or updates, the slice."""
 
     def __init__(self, bodies: dict, mesh_shape: dict):
         self.bodies, self.mesh_shape = bodies, mesh_shape
-        self.traffic, self.moves = 0, {}
+        self.traffic, self.moves, self.flops, self.busy = 0, {}, 0, 0
 
     def run(self, name: str, times: int):
         """Count a computation that runs so many times."""
         body = self.bodies[name]
+        self.add_products(body, times)
         for n, i in body.items():
             if i.op == "while":
                 self.run(i.called("body"), times * self.trips(i))
@@ -108,7 +172,7 @@ class Count:
                         self.run(branch, times)
             elif move := self.collective(i):
                 text, kind = move
-                self.add_move(text, kind, i, times, size(body, i.operands, True))
+                self.add_move(text, kind, i, times, self.sent(body, i))
                 self.traffic += times * self.reads_and_writes(body, n)
             elif i.op == "fusion":
                 self.traffic += times * self.fusion(body, n)
@@ -131,19 +195,53 @@ class Count:
     # ---- collectives
 
     def collective(self, i: Instruction):
-        """(the text that has its groups, kind) or None. It may stand alone, or inside a fusion."""
-        inside = self.bodies[i.called()] if i.op in ("fusion", "async-start") else {}
-        within = next((j for j in inside.values() if j.op in SUMS_AND_GATHERS), None)
+        """(the text that has its groups, kind) or None. It may stand alone, or inside a fusion, or
+        in what a SparseCore is started on."""
+        _, within = self.within(i)
         if within:
             return within.rest, "reduce-scatter" if "reduce-scatter" in i.called() else within.op
         kind = i.op.removesuffix("-start")
         return (i.rest, kind) if kind in COLLECTIVES else None
+
+    def sent(self, body, i: Instruction) -> int:
+        """Bytes that go into a collective. A start may have no operands, for its update has."""
+        inside, within = self.within(i)
+        return size(body, i.operands, True) or within and size(inside, within.operands, True)
+
+    def within(self, i: Instruction):
+        """(computation, the collective inside of this fusion or start) or ({}, None)."""
+        if i.op not in ("fusion", "async-start"):
+            return {}, None
+        inside = self.bodies[i.called()]
+        for j in inside.values():
+            if "called_computations={" in j.rest:           # the call of a SparseCore
+                inside = self.bodies[re.search(r"called_computations=\{%([\w.-]+)", j.rest)[1]]
+        return inside, next((j for j in inside.values() if j.op in SUMS_AND_GATHERS), None)
 
     def add_move(self, text, kind, i: Instruction, times, n_bytes):
         axes, ranks = groups_axes(text, self.mesh_shape)
         key = kind, axes, ranks, i.op.endswith("-start")
         count, so_far = self.moves.get(key, (0, 0))
         self.moves[key] = count + times, so_far + times * n_bytes
+
+    def collectives(self) -> list:
+        """[Collective], of those between several ranks."""
+        return [Collective(kind, axes, *self.moves[kind, axes, ranks, hidden], hidden)
+                for kind, axes, ranks, hidden in self.moves if ranks > 1]
+
+    # ---- products
+
+    def add_products(self, body, times):
+        """Count the products of a computation, and those inside of its fusions."""
+        for n, i in body.items():
+            if i.op == "fusion":
+                self.add_products(self.bodies[i.called()], times)
+            elif i.op in ("convolution", "dot"):
+                self.flops += times * product_flops(body, i)
+                self.busy += times * product_flops(body, i, UNIT)
+            elif i.op == "custom-call" and "tpu_custom_call" in i.rest:
+                self.flops += times * attention_flops(body, n)
+                self.busy += times * attention_flops(body, n, UNIT)
 
     # ---- fusions
 
@@ -181,7 +279,12 @@ class Count:
 
 def read_program(hlo: str, mesh_shape: dict):
     """(HBM bytes, [Collective]) of one run of a compiled program on one device, from its text."""
+    count = count_program(hlo, mesh_shape)
+    return count.traffic, count.collectives()
+
+
+def count_program(hlo: str, mesh_shape: dict) -> Count:
+    """One run of a compiled program on one device, counted from its text."""
     count = Count(computations(hlo), mesh_shape)
     count.run(re.search(r"^ENTRY %?([\w.-]+)", hlo, re.M)[1], 1)
-    return count.traffic, [Collective(kind, axes, *count.moves[kind, axes, ranks, hidden], hidden)
-                           for kind, axes, ranks, hidden in count.moves if ranks > 1]
+    return count

@@ -8,7 +8,8 @@ def gib(n):
 
 def flags_of(plan):
     return " ".join(f"--{k} {n}" for k, n in plan["mesh"].items()) + \
-        f" --batch_size {plan['batch_size']} --grad_accum {plan['grad_accum']}"
+        f" --batch_size {plan['batch_size']} --grad_accum {plan['grad_accum']}" \
+        f" --remat {plan['remat']}"
 
 
 def show_plan(p):
@@ -20,7 +21,9 @@ def show_plan(p):
     print(f"  a chip holds  parameters and optimizer {gib(p['state_bytes_per_chip'])} · "
           f"activations and temporary {gib(p['temp_bytes_per_chip'])} · "
           f"left {gib(p['hbm_bytes'] - used_bytes(p))} of {gib(p['hbm_bytes'])}")
-    print(f"  model FLOPs   {p['flops_per_step']:.3g} a step · {p['flops_per_chip']:.3g} a chip")
+    print(f"  model FLOPs   {p['flops_per_step']:.3g} a step · {p['flops_per_chip']:.3g} a chip, of "
+          f"which the program makes {p['program_flops_per_chip'] / p['flops_per_chip']:.3f} times "
+          f"as many (by formula {p['program_flops_by_formula'] / p['flops_per_chip']:.3f})")
     for c in p["collectives"]:
         print(f"  {c['kind']:<18} over {'+'.join(c['axes']):<8} {c['count']:>5} a step, "
               f"{c['moved_bytes'] / 1e9:8.3f} GB sent by a chip"

@@ -28,7 +28,7 @@ def main(args):
         best = make_plan(config, hyper, args.topology, args.dp, args.fsdp, args.tp, budget)
         show_plan(best)
         if not best["fits"]:
-            say_what_fits(config, hyper, best, budget)
+            say_what_fits(config, hyper, best, budget, args.remat)
     print(json.dumps(best | dict(model=args.model)))
 
 
@@ -54,7 +54,7 @@ def search(config, hyper, args, budget):
     sizes = [hyper.batch_size]
     if not args.batch_size:
         sizes = [hyper.batch_size // 2, hyper.batch_size, 2 * hyper.batch_size]
-    plans = better_plans(config, hyper, args.topology, budget, sizes)
+    plans = better_plans(config, hyper, args.topology, budget, sizes, args.remat)
     for p in plans[:12]:
         print(f"  by formula  MFU {p['mfu']:.1%}  {p['step_seconds']:7.2f} s a step, bound by "
               f"{p['bound']:<12} {gib(used_bytes(p)):>10} a chip  {flags_of(p)}")
@@ -67,9 +67,9 @@ def search(config, hyper, args, budget):
     return best
 
 
-def say_what_fits(config, hyper, plan, budget):
+def say_what_fits(config, hyper, plan, budget, remat):
     """One line on a plan that does not fit, with flags that do."""
-    plans = better_plans(config, hyper, plan["topology"], budget, [hyper.batch_size])
+    plans = better_plans(config, hyper, plan["topology"], budget, [hyper.batch_size], remat)
     other = compile_best(config, hyper, plans, budget)
     need = plan["why"] or f"{gib(used_bytes(plan))} a chip"
     print(f"does not fit: {need}, " + (f"try {flags_of(other)}" if other else

@@ -5,6 +5,8 @@ from harness.folder import STEPS
 
 import argparse
 
+from fast.remat import REMAT
+
 from model import CONFIGS
 
 COUNT = whole(1, 2 ** 20)   # of chips, heads, sequences: more is a slip of the keyboard
@@ -36,8 +38,12 @@ def parser(description):
     source_flags(p)
     for name, (kind, meaning) in HYPER.items():
         p.add_argument(f"--{name}", type=kind, help=meaning)
-    p.add_argument("--remat", action=argparse.BooleanOptionalAction,
-                   help="recompute each layer in the backward pass (default: from n_embd 1024 on)")
+    p.add_argument("--remat", choices=REMAT, nargs="?", const="layer",
+                   help="what the backward pass computes again: nothing, all but the products, or "
+                        "each layer (default: the least that fits on a TPU; elsewhere layer from "
+                        "n_embd 1024 on, none below it)")
+    p.add_argument("--no-remat", dest="remat", action="store_const", const="none",
+                   help="the same as --remat none")
     machine_flags(p)
     loop_flags(p)
     return p

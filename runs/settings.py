@@ -9,11 +9,15 @@ import dataclasses
 
 from fast.micro import micro_batches
 
+import jax
+
 from data import get_tokenizer
 from model import CONFIGS, Config
+from plan.chips import parse_topology
+from plan.formula import fastest_that_fits
 from train import RECIPES, Hyper
 
-REMAT_FROM = 1024       # n_embd from which each layer is computed again in the backward pass
+REMAT_FROM = 1024       # n_embd from which each layer is computed again, but for a TPU
 ROWS = 1024             # a vocabulary that the data asks for is rounded up to a multiple of it
 PAPER_CONTEXT = 2048    # the large presets keep it, the small ones take the data's
 
@@ -62,13 +66,27 @@ def begin_anew(args, platform, config, data):
         anneal = max(1, steps - given.get("warmup_steps", warmup))
     hyper = Hyper(
         batch_size=max(1, tokens // length), lr_max=lr_max, lr_end=lr_end, warmup_steps=warmup,
-        anneal_steps=anneal, remat=config.n_embd >= REMAT_FROM)
+        anneal_steps=anneal)
     hyper = dataclasses.replace(hyper, **given)
+    if "remat" not in given:
+        hyper = dataclasses.replace(hyper, remat=default_remat(args, platform, config, hyper))
     if platform == "cpu" and "grad_accum" not in given:
         rows = max(1, hyper.batch_size // (args.dp * args.fsdp))
         parts = micro_batches(dataclasses.replace(config, block_size=length), rows)
         hyper = dataclasses.replace(hyper, grad_accum=parts)
     return hyper, steps
+
+
+def default_remat(args, platform, config, hyper):
+    """The least computed again that fits, by plan/formula.py, whose bytes are those of a TPU's
+    program; for a CPU or GPU by the size of the model alone."""
+    if platform != "tpu":
+        return "layer" if config.n_embd >= REMAT_FROM else "none"
+    if args.topology:
+        memory = parse_topology(args.topology)[0].hbm
+    else:
+        memory = (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit", 0)
+    return fastest_that_fits(config, hyper, args.dp, args.fsdp, args.tp, memory)
 
 
 def flags_given(args, kind) -> dict:

@@ -12,6 +12,8 @@ from harness.folder import STEPS, checkpoints, find_checkpoint
 import dataclasses
 from pathlib import Path
 
+from fast.remat import REMAT
+
 import model
 from data import get_tokenizer
 from model import CONFIGS
@@ -29,7 +31,7 @@ RUN = {
         **{name + "?": (0, 2 ** 40) for name in ("grad_accum", "warmup_steps", "anneal_steps")},
         **{name + "?": float for name in ("lr_max", "lr_end", "weight_decay")},
         **{name + "?": float for name in ("grad_clip", "z_loss")},
-        "remat?": bool,
+        "remat?": set(REMAT),
     },
     "steps?": (1, STEPS),
     "sequences?": (0, 2 ** 60),
@@ -81,6 +83,9 @@ def check_run(source, meta):
     if not meta.get("step"):
         raise ValueError(f"{source} holds weights alone: use --init_from {source.parent} with "
                          "another --out_dir")
+    hyper = meta.get("hyper")
+    if isinstance(hyper, dict) and isinstance(hyper.get("remat"), bool):    # of earlier versions
+        hyper["remat"] = "layer" if hyper["remat"] else "none"
     check(meta, RUN, f"checkpoint {source}: in config.json ")
     unknown = sorted(set(meta["hyper"]) - {f.name for f in dataclasses.fields(Hyper)})
     if unknown:

@@ -1,4 +1,5 @@
 """Laws of plans: collectives counted in the TPU's own program, links of a slice, rooflines, what is refused."""
+import dataclasses
 import itertools
 import json
 import math
@@ -11,10 +12,11 @@ import numpy as np
 import pytest
 
 import train
-from model import CONFIGS, Config, num_params
+from model import CONFIGS, Config, flops_per_token, num_params
 from plan.chips import CHIPS, parse_topology
 from plan.compiler import compile_with_text, lower_step, topology_mesh
-from plan.program import Collective, read_program
+from plan.formula import estimate, fastest_that_fits, hardware_flops_per_token
+from plan.program import Collective, attention_flops, computations, count_program, product_flops, read_program
 from plan.roofline import Place, coordinates, links, places
 from plan.search import better_plans
 from tpu_mesh import device_grid
@@ -35,7 +37,7 @@ def test_collectives_of_the_tpu_program():
     once; over dp one reduction a step. The gathers run while the chip computes."""
     pytest.importorskip("libtpu", reason="libtpu, the TPU compiler, is not installed")
     config = Config(n_layer=9, n_head=2, n_embd=256, rotary_dim=64, block_size=64, vocab_size=512, dtype="bfloat16")
-    hyper = train.Hyper(batch_size=8, remat=True)
+    hyper = train.Hyper(batch_size=8, remat="layer")
     mesh = topology_mesh("v4:2x2x2", 2, 2, 2)
     _, text = compile_with_text(lower_step(config, hyper, mesh))
     _, found = read_program(text, mesh.shape)
@@ -52,6 +54,45 @@ def test_collectives_of_the_tpu_program():
     matrices = sum(np.prod(shape) for shape, _, init in train.param_table(config).values() if init)
     assert sum(c.bytes for c in large) == pytest.approx(4 * matrices / 4, rel=0.05), found
     assert all(c.hidden for c in found if c.kind == "all-gather"), found
+
+
+def fsdp_of(text, mesh):
+    """(the whole count, what runs over fsdp alone by kind) of a program."""
+    run = count_program(text, mesh.shape)
+    return run, {kind: [c for c in run.collectives() if (c.kind, c.axes) == (kind, ("fsdp",))]
+                 for kind in ("all-gather", "reduce-scatter", "all-reduce")}
+
+
+def check_pod_step(config, hyper, topology, *mesh):
+    """The laws of a step on a pod, read in its program -> the Count of it."""
+    mesh = topology_mesh(topology, *mesh)
+    _, text = compile_with_text(lower_step(config, hyper, mesh))
+    run, over = fsdp_of(text, mesh)
+    matrices = 4 * config.n_layer
+    assert sum(c.count for c in over["all-gather"]) == 2 * matrices + 2, over
+    assert sum(c.count for c in over["reduce-scatter"]) == matrices + 2, over
+    assert sum(c.bytes for c in over["all-reduce"]) <= 4 * config.n_layer * 8 * config.n_embd, over     # vectors
+    assert all(c.hidden for c in over["all-gather"]), over
+    tokens = hyper.batch_size * config.block_size / mesh.size
+    by_formula = tokens * hardware_flops_per_token(config, hyper.remat, unit=1)
+    assert by_formula <= run.flops <= 1.02 * by_formula, (run.flops, by_formula)    # the rest: rotation
+    assert run.flops <= 1.1 * tokens * flops_per_token(config)
+    return run
+
+
+def test_a_small_step_on_a_pod_gathers_and_scatters_in_whole_tiles():
+    """As wide as 2.7B and on its chips, with few layers: no matrix is sent by an all-reduce, and nothing that a product
+    made is multiplied again."""
+    pytest.importorskip("libtpu", reason="libtpu, the TPU compiler, is not installed")
+    config = Config(n_layer=3, n_head=20, n_embd=2560, rotary_dim=64, block_size=256, vocab_size=1024, dtype="bfloat16")
+    check_pod_step(config, train.Hyper(batch_size=128, remat="products"), "v4:4x4x4", 2, 32, 1)
+
+
+@pytest.mark.skipif("CODEGEN_PODS" not in os.environ, reason="CODEGEN_PODS=1 compiles 2.7B, which takes minutes")
+def test_the_2_7b_step_on_a_pod():
+    pytest.importorskip("libtpu", reason="libtpu, the TPU compiler, is not installed")
+    config = dataclasses.replace(CONFIGS["2.7B"], dtype="bfloat16")
+    check_pod_step(config, train.Hyper(batch_size=512, remat="products"), "v4:4x4x4", 2, 32, 1)
 
 
 HLO = """HloModule m
@@ -108,6 +149,47 @@ def test_a_loop_counts_as_often_as_it_runs():
     assert set(found) == {Collective("all-reduce", ("fsdp",), 5, 5 * 400, False),
                           Collective("all-gather", ("tp",), 5, 5 * 400, True)}
     assert traffic == 5 * (800 + 800 + 1200 + 804)
+
+
+def test_products_count_what_their_sums_have():
+    """A TPU writes products as convolutions: plain, transposed, several matrices side by side, and with a window that makes
+    an axis of the result although it hangs over the edge. Attention's kernels by their shapes, half of the scores."""
+    text = """
+ENTRY %main (a: bf16[64,48]) -> bf16[64,96] {
+  %a = bf16[64,48]{1,0:T(8,128)(2,1)} parameter(0)
+  %b = bf16[48,96]{1,0} parameter(1)
+  %plain = bf16[64,96]{1,0} convolution(%a, %b), dim_labels=bf_io->bf
+  %turned = bf16[64,48]{1,0} convolution(%plain, %b), dim_labels=bf_oi->bf
+  %dot = bf16[64,96]{1,0} dot(%a, %b), lhs_contracting_dims={1}, rhs_contracting_dims={0}
+  %x = bf16[8,20,1,48]{3,2,1,0} parameter(2)
+  %w = bf16[1,32,10,48]{3,2,1,0} parameter(3)
+  %heads = bf16[8,20,32,10]{3,1,2,0} convolution(%x, %w), window={size=1x32 pad=0_0x31_31}, dim_labels=0b1f_01oi->0b1f
+  %map = s8[1,4,4]{2,1,0} parameter(4)
+  %q = bf16[2,3,512,80]{3,2,1,0} parameter(5)
+  %splash_mha_dq_no.7 = bf16[2,3,512,80]{3,2,1,0} custom-call(%map, %map, %q, %q, %q), custom_call_target="tpu_custom_call"
+}
+"""
+    body = computations(text)["main"]
+    for name in ("plain", "turned", "dot"):
+        assert product_flops(body, body[name]) == 2 * 64 * 48 * 96, name
+        assert product_flops(body, body[name], 128) in (2 * 64 * 128 * 128, 2 * 64 * 96 * 128), name
+    assert attention_flops(body, "splash_mha_dq_no.7") == 3 * 2 * 2 * 3 * 512 * 320 * 80
+    assert attention_flops(body, "splash_mha_dq_no.7", 128) == 3 * 2 * 2 * 3 * 512 * 320 * 128
+    run = count_program(text, dict(dp=1))
+    heads = product_flops(body, body["heads"])
+    assert run.flops == 3 * 2 * 64 * 48 * 96 + heads + attention_flops(body, "splash_mha_dq_no.7")
+    assert heads == 2 * 8 * 20 * 48 * 32 * 10
+
+
+def test_what_is_kept_is_the_most_that_fits():
+    """More memory, fewer products anew; and the three differ in what they multiply and keep."""
+    config, hyper = dataclasses.replace(CONFIGS["2.7B"], dtype="bfloat16"), train.Hyper(batch_size=512)
+    mesh = dict(dp=2, fsdp=32, tp=1)
+    chosen = [fastest_that_fits(config, hyper, **mesh, memory=g * 2 ** 30) for g in (1000, 32, 8)]
+    assert chosen == ["none", "products", "layer"]
+    flops = [hardware_flops_per_token(config, remat) for remat in chosen]
+    bytes_ = [sum(estimate(config, dataclasses.replace(hyper, remat=r), **mesh)[:2]) for r in chosen]
+    assert flops == sorted(set(flops)) and bytes_ == sorted(set(bytes_), reverse=True)
 
 
 def test_links_of_a_slice():
@@ -224,7 +306,7 @@ def test_a_split_side_compiles():
 
 def test_the_search_tries_meshes_that_split_a_side():
     config = CONFIGS["350M"]
-    hyper = train.Hyper(batch_size=256, remat=True)
+    hyper = train.Hyper(batch_size=256, remat="layer")
     meshes = {tuple(p["mesh"].values()) for p in better_plans(config, hyper, "v4:8x8x4", 1e9, [256])}
     assert (16, 16, 1) in meshes and (2, 128, 1) in meshes
 

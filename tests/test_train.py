@@ -131,7 +131,7 @@ def test_collectives_of_the_compiled_step():
     its gradient reduce-scattered backward, inside the layers' loops. Over dp: nothing inside any loop, one after them."""
     config = dataclasses.replace(TINY, n_layer=9)                        # more than are unrolled: real loops
     mesh = make_mesh(2, 2, 2)
-    hyper = dataclasses.replace(HYPER, remat=True)
+    hyper = dataclasses.replace(HYPER, remat="layer")
     specs = jax.tree.map(lambda s: NamedSharding(mesh, s), state_specs(config), is_leaf=lambda x: isinstance(x, P))
     state = jax.tree.map(lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s),
                          jax.eval_shape(lambda: fresh_state(config)), specs)
@@ -663,6 +663,37 @@ def single(clip):
     hyper = dataclasses.replace(HYPER, grad_clip=clip)
     step = partial(train_step, config=TINY, hyper=hyper, n_tokens=8 * TINY.block_size)
     return jax.jit(step)(fresh_state(), tokens_of())
+
+
+@pytest.mark.parametrize("before, after", [(True, "layer"), (False, "none")])
+def test_a_run_of_an_earlier_version_goes_on(train_here, before, after):
+    """Its config.json says remat true or false, which are layer and none."""
+    train_here(*SMALL, "--steps", 1, "--eval_every", 0)
+    folder = Path("out/step_00000001")
+    meta = read_config_json(folder)
+    meta["hyper"]["remat"] = before
+    (folder / "config.json").write_text(json.dumps({n: v for n, v in meta.items() if n != "crc32"}))
+    assert "otherwise" not in train_here(*SMALL[-2:], "--init_from", "resume", "--steps", 2,
+                                         "--eval_every", 0).replace("otherwise than before: steps", "")
+    assert read_config_json("out/step_00000002")["hyper"]["remat"] == after
+
+
+def test_remat_is_none_products_or_layer():
+    of = lambda *flags: choose_settings(
+        train.parser().parse_args(["--model", "350M", *flags]), "gpu")[1].remat
+    assert of() == of("--remat") == of("--remat", "layer") == "layer"
+    assert of("--no-remat") == of("--remat", "none") == "none" and of("--remat=products") == "products"
+
+
+def test_a_checkpoint_whose_embedding_was_split_by_columns_opens(tmp_path):
+    """As earlier versions split it."""
+    mesh, params = make_mesh(2, 2, 2), init_params(jax.random.key(0), TINY)
+    old = state_specs(TINY)["params"] | dict(wte=P("tp", "fsdp"))
+    arrays = {f"params/{n}": jax.device_put(a, NamedSharding(mesh, old[n])) for n, a in params.items()}
+    folder = tpu_mesh.save_checkpoint(tmp_path, 1, arrays, dict(model=dataclasses.asdict(TINY)))
+    found = train.load_state(folder, TINY, mesh, ["params"])["params"]
+    assert found["wte"].sharding.spec == state_specs(TINY)["params"]["wte"] != old["wte"]
+    jax.tree.map(np.testing.assert_array_equal, found, params)
 
 
 def test_a_warm_up_fits_the_run_or_is_said():
