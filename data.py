@@ -23,6 +23,7 @@ from pathlib import Path
 
 from corpora import visits
 from corpora.bpe import learn_bpe, write_bpe
+from corpora.digests import DigestSet
 from corpora.files import TextFiles
 from corpora.folder import settle_out, written_whole
 from corpora.pool import worker_pool
@@ -190,10 +191,9 @@ def distinct(batches, count, bar):
     files that stay: those that pass the filters, of equal ones the first. `count` (a Counter) is
     told of the others.
 
-    The set of digests (32 bytes each) is the one thing that grows with the corpus: 0.1 GB a million
-    distinct files.
+    The set of digests is the one thing that grows with the corpus, by 11 to 16 bytes a document.
     """
-    seen = set()
+    seen = DigestSet()
     for batch in batches:
         stay = []
         for path, reason, digest, pieces in batch:
