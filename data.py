@@ -22,11 +22,12 @@ from contextlib import closing
 from pathlib import Path
 
 from corpora import visits
+from corpora.benchmarks import excluding_benchmarks
 from corpora.bpe import learn_bpe, write_bpe
+from corpora.cluster import absolute_paths, pool_for
 from corpora.digests import DigestSet
 from corpora.files import TextFiles
 from corpora.folder import settle_out, written_whole
-from corpora.pool import worker_pool
 from corpora.shards import ShardWriter, divided, open_folder, print_totals, totals
 from corpora.text import LONGEST_LINE, measure
 from corpora.vocabulary import encode_any, gpt2_arguments, read_tiktoken
@@ -219,15 +220,15 @@ def language(name):
     return LANGUAGES.get("." + os.path.basename(name).lower().rpartition(".")[2])
 
 
-def prepare_documents(files, n_files, tokenizer, workers, language_prefix):
+def prepare_documents(files, n_files, workers, language_prefix):
     """Steps 1 to 3: yields the uint16 ids of each document that stays. `files`: TextFiles, which
-    count what becomes of them; tokenizer: its name, because each process makes its own."""
+    count what becomes of them; workers: of `pool_for`, here or on a cluster."""
     prefix = lambda path: language(path) + "\n" if language_prefix else ""
     with (tqdm(total=n_files, unit=" files", desc="filter, tokenize") as bar,
-          worker_pool(workers, visits.start, inspect, get_tokenizer, tokenizer) as pool):
-        filtered = visits.inspected(pool, files, workers)
+          workers as pool):
+        filtered = visits.inspected(pool, files)
         stay = distinct(filtered, files.count, bar)
-        yield from visits.tokenized(pool, stay, prefix, files.count, workers)
+        yield from visits.tokenized(pool, stay, prefix, files.count)
 
 
 # ---- step 4: shuffle -----------------------------------------------------------------------------
@@ -389,18 +390,22 @@ def check_languages(files):
 
 def prepare(args):
     """The five steps over the files of --input; prints what came out."""
+    if args.dask:
+        absolute_paths(args)
     files = TextFiles(args.input, args.extensions)
     if args.language_prefix:
         check_languages(files)
     files.left_out |= {str(folder) for folder in settle_out(args.out)}
     tokenizer = get_tokenizer(args.tokenizer)
     n_files, n_bytes = files.measured()     # for the bar, the processes and the buckets
-    about = {"extensions": files.endings, "language_prefix": args.language_prefix}
+    about = {"extensions": files.endings, "language_prefix": args.language_prefix,
+             "exclude_benchmarks": args.exclude_benchmarks}
+    check = excluding_benchmarks(inspect) if args.exclude_benchmarks else inspect
 
     def documents():
         workers = min(args.workers, 1 + n_bytes // 2 ** 20)     # 0.3 s to start, or to encode 1 MB
-        yield from prepare_documents(
-            files, n_files, args.tokenizer, workers, args.language_prefix)
+        pool = pool_for(args, workers, visits.start, check, get_tokenizer, args.tokenizer)
+        yield from prepare_documents(files, n_files, pool, args.language_prefix)
         about.update(files.numbers())
 
     try:
@@ -450,6 +455,10 @@ def parser():
                    help="processes (default one a core)")
     p.add_argument("--language_prefix", action="store_true",
                    help="put the language's name first (BIGQUERY)")
+    p.add_argument("--exclude_benchmarks", action="store_true",
+                   help="drop documents that hold a problem of HumanEval or MTPB")
+    p.add_argument("--dask", type=flags.text, metavar="ADDRESS",
+                   help="work on a dask.distributed cluster; local: start one here")
     b.add_argument("--vocab_size", type=flags.whole(257, 65536), required=True,
                    help="number of ids, end of text included")
     b.add_argument("--out", type=flags.new_file, required=True, metavar="FILE.tiktoken",

@@ -5,7 +5,7 @@ import stat
 
 # Why a file is left out, in the order of the tests: a file counts under the first that it fails.
 REASONS = ("extension", "unreadable", "empty", "nul_byte", "not_utf8", "average_line",
-           "longest_line", "digits", "duplicate")
+           "longest_line", "digits", "benchmark", "duplicate")
 
 # Folders that hold no work of their owner, or hold it twice. One that the user names is read.
 PASSED_OVER = {".git", ".hg", ".svn", "node_modules", "__pycache__"}

@@ -29,11 +29,14 @@ def read_pieces(file, offset=0):
     file.seek(0)
     reader = io.TextIOWrapper(file, encoding, newline="\n")
     reader.seek(offset)
-    while text := reader.read(PIECE):
-        if len(text) == PIECE:
-            text += reader.readline(LONGEST_LINE + 1)
-        yield offset, text
-        offset = reader.tell()
+    try:
+        while text := reader.read(PIECE):
+            if len(text) == PIECE:
+                text += reader.readline(LONGEST_LINE + 1)
+            yield offset, text
+            offset = reader.tell()
+    finally:
+        reader.detach()     # else the file would be closed with the reader
 
 
 def comparable(text):

@@ -8,13 +8,11 @@ from corpora.text import read_piece
 
 import numpy as np
 
-INSPECT = TOKENIZER = None      # of a worker process: what its visits use
-
 
 def start(inspect, get_tokenizer, name):
-    """Runs once in each worker. inspect: binary file -> (reason, digest, pieces)."""
-    global INSPECT, TOKENIZER
-    INSPECT, TOKENIZER = inspect, get_tokenizer(name)
+    """Runs once in each worker -> its tools, which each visit gets. inspect: binary file ->
+    (reason, digest, pieces)."""
+    return inspect, get_tokenizer(name)
 
 
 def inspect_file(inspect, path):
@@ -26,33 +24,33 @@ def inspect_file(inspect, path):
         return path, "unreadable", None, []
 
 
-def first_visit(paths):
+def first_visit(tools, paths):
     """Worker: [path] -> what `inspect_file` says of each."""
-    return [inspect_file(INSPECT, path) for path in paths]
+    return [inspect_file(tools[0], path) for path in paths]
 
 
-def second_visit(jobs):
+def second_visit(tools, jobs):
     """Worker: [(path, offset, digest, prefix)] -> [(path, uint16 ids)], None for the ids where the
     file has changed since the first visit."""
     documents = []
     for path, offset, digest, prefix in jobs:
         text = read_piece(path, offset, digest)
-        ids = None if text is None else np.array(TOKENIZER.encode(prefix + text), np.uint16)
+        ids = None if text is None else np.array(tools[1].encode(prefix + text), np.uint16)
         documents.append((path, ids))
     return documents
 
 
-def inspected(pool, files, workers):
+def inspected(pool, files):
     """(path, bytes) pairs -> what `inspect_file` says of each, yielded in lists, in order."""
-    return bounded_map(pool, first_visit, batched(files), 4 * workers)
+    return bounded_map(pool, first_visit, batched(files, pool.batch))
 
 
-def tokenized(pool, batches, prefix, count, workers):
+def tokenized(pool, batches, prefix, count):
     """Lists of (path, pieces) -> yields the uint16 ids of each piece, in order. prefix: path ->
     what is put before a piece's text; `count` (a Counter) is told of what has changed meanwhile."""
     changed = set()
     jobs = jobs_of(batches, prefix, count)
-    for documents in bounded_map(pool, second_visit, jobs, 4 * workers):
+    for documents in bounded_map(pool, second_visit, jobs):
         for path, ids in documents:
             if ids is not None:
                 yield ids
