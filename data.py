@@ -224,8 +224,7 @@ def prepare_documents(files, n_files, workers, language_prefix):
     """Steps 1 to 3: yields the uint16 ids of each document that stays. `files`: TextFiles, which
     count what becomes of them; workers: of `pool_for`, here or on a cluster."""
     prefix = lambda path: language(path) + "\n" if language_prefix else ""
-    with (tqdm(total=n_files, unit=" files", desc="filter, tokenize") as bar,
-          workers as pool):
+    with workers as pool, tqdm(total=n_files, unit=" files", desc="filter, tokenize") as bar:
         filtered = visits.inspected(pool, files)
         stay = distinct(filtered, files.count, bar)
         yield from visits.tokenized(pool, stay, prefix, files.count)

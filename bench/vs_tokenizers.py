@@ -30,15 +30,18 @@ OURS = """
 import sys, time
 from corpora import visits; from corpora.files import TextFiles; from corpora.pool import worker_pool
 from data import CORES, get_tokenizer, inspect
+def wait(tools, seconds):
+    time.sleep(seconds)
 if __name__ == "__main__":
     files = TextFiles([sys.argv[1]], ".py")
     with worker_pool(CORES, visits.start, inspect, get_tokenizer, "codegen") as pool:
-        list(pool.map(time.sleep, [0.5] * CORES))         # until all have loaded it
+        for future in [pool.submit(wait, 0.5) for _ in range(CORES)]:     # until all have loaded it
+            future.result()
         stay = [[(path, pieces) for path, _, _, pieces in batch]
-                for batch in visits.inspected(pool, files, CORES)]
+                for batch in visits.inspected(pool, files)]
         start = time.perf_counter()
         n = sum(len(ids) for ids in visits.tokenized(
-            pool, stay, lambda path: "", files.count, CORES))
+            pool, stay, lambda path: "", files.count))
         print(time.perf_counter() - start)
 """
 

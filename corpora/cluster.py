@@ -6,13 +6,13 @@ worker dies; new workers get tasks as they come.
 """
 from harness.cli import PROJECT, signals_wait
 
+import asyncio
 import concurrent.futures
 import contextlib
 import functools
 import logging
 import os
 import pickle
-import sys
 
 from corpora.pool import Pool, worker_pool
 
@@ -47,8 +47,8 @@ def cluster_pool(address, workers, paths, start, *tools):
         import distributed
     except ImportError:
         raise ValueError("--dask needs the package distributed: pip install distributed") from None
-    logging.getLogger("distributed").setLevel(logging.CRITICAL)     # the bar stands in the line
-    cloudpickle.register_pickle_by_value(sys.modules[__name__])     # for `task` and `unseen`
+    for name in ("distributed", "distributed.client"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)      # because the bar stands in the line
     setup = cloudpickle.dumps((start, tools))
     try:
         with contextlib.ExitStack() as stack:
@@ -78,12 +78,13 @@ def connected(stack, distributed, address, workers):
         with signals_wait():        # the workers are deaf to what a terminal sends to all
             address = stack.enter_context(distributed.LocalCluster(
                 n_workers=workers, threads_per_worker=1, dashboard_address=None))
-    try:
-        client = stack.enter_context(
-            distributed.Client(address, timeout=PATIENCE, set_as_default=False))
+    try:        # first without a client, because one that nobody answers takes long to end
+        asyncio.run(answered(distributed, address))
     except (OSError, ValueError, TypeError) as error:
         raise ValueError(f"{where}: no scheduler answers in {PATIENCE} s; give the address that "
                          "`dask scheduler` prints, such as tcp://HOST:8786") from error
+    client = stack.enter_context(
+        distributed.Client(address, timeout=PATIENCE, set_as_default=False))
     try:
         client.wait_for_workers(1, timeout=PATIENCE)
     except TimeoutError:
@@ -92,28 +93,40 @@ def connected(stack, distributed, address, workers):
     return client
 
 
+async def answered(distributed, address):
+    """OSError, ValueError or TypeError where nobody answers, or the address is none."""
+    keys = distributed.Security().get_connection_args("client")     # of dask's configuration
+    comm = await distributed.comm.connect(address, timeout=PATIENCE, **keys)
+    await comm.close()
+
+
 def check_seen(client, paths):
-    """ValueError where a worker does not see a path."""
-    for worker, missing in client.run(unseen, paths).items():
+    """ValueError where a worker does not see a path. One that dies meanwhile is not asked."""
+    for worker, missing in client.run(unseen, paths, on_error="ignore").items():
         if missing:
             raise ValueError(f"the worker {worker} does not see {missing[0]}: --dask needs a file "
                              "system that all workers share")
 
 
+# ---- on a worker ---------------------------------------------------------------------------------
+
 def unseen(paths):
-    """Worker: the paths that are not there."""
+    """The paths that are not there."""
     return [path for path in paths if not os.path.exists(path)]
 
 
-# ---- on a worker ---------------------------------------------------------------------------------
-
 def task(project, setup, payload):
-    """Travels by value, because a worker, and the scheduler, do not know this project yet."""
+    """Finds this project, then goes to work."""
     import sys
     if project not in sys.path:
         sys.path.append(project)
     from corpora.cluster import work
     return work(setup, payload)
+
+
+# These two travel as code, because neither a worker nor the scheduler knows this project yet:
+# cloudpickle does so with what belongs to the main program.
+unseen.__module__ = task.__module__ = "__main__"
 
 
 def work(setup, payload):

@@ -254,7 +254,7 @@ def nasty(tmp_path):
     (top / os.fsdecode(b"odd\xff\nname.py")).write_text("odd = 1\n")
     stays.append("odd = 1\n")
     return top, stays, {"extension": 1, "unreadable": 4, "empty": 2, "nul_byte": 4, "not_utf8": 2,
-                        "average_line": 1, "longest_line": 1, "digits": 1, "duplicate": 5}
+                        "average_line": 1, "longest_line": 1, "digits": 1, "benchmark": 0, "duplicate": 5}
 
 
 def documents_of(folder):
