@@ -54,24 +54,25 @@ def unless_stopped(function, items):
 
 
 def bounded_map(pool, function, batches, window):
-    """Yields function(batch), a list, for each batch, in order. At most `window` of them are on the
-    way, because `batches` may be endless and memory is not."""
+    """Yields (batch, function(batch)), two lists, for each batch, in order. At most `window` of
+    them are on the way, because `batches` may be endless and memory is not."""
     pending = collections.deque()
     for batch in batches:
-        pending.append(pool.submit(unless_stopped, function, batch))
+        pending.append((batch, pool.submit(unless_stopped, function, batch)))
         if len(pending) >= window:
-            yield pending.popleft().result()
-    while pending:
-        yield pending.popleft().result()
+            batch, future = pending.popleft()
+            yield batch, future.result()
+    for batch, future in pending:
+        yield batch, future.result()
 
 
-def batched(files, size=2 ** 18):
-    """(path, bytes) pairs -> lists of paths of about 256 KB together: work for some 0.04 s, and
-    little to keep in flight."""
+def batched(documents, size=2 ** 18):
+    """Documents -> lists of about 256 KB together: work for some 0.04 s, and little to keep in
+    flight."""
     batch, total = [], 0
-    for path, n_bytes in files:
-        batch.append(path)
-        total += n_bytes + 1024
+    for document in documents:
+        batch.append(document)
+        total += document.size + 1024
         if total >= size:
             yield batch
             batch, total = [], 0
