@@ -64,23 +64,24 @@ def unless_stopped(function, items):
 
 
 def bounded_map(pool, function, batches):
-    """Yields function(tools, batch), a list, for each batch, in order. At most four a worker are on
-    the way, because `batches` may be endless and memory is not."""
+    """Yields (batch, function(tools, batch)), two lists, for each batch, in order. At most four a
+    worker are on the way, because `batches` may be endless and memory is not."""
     pending = collections.deque()
     for batch in batches:
-        pending.append(pool.submit(function, batch))
+        pending.append((batch, pool.submit(function, batch)))
         if len(pending) >= 4 * pool.workers:
-            yield pending.popleft().result()
-    while pending:
-        yield pending.popleft().result()
+            batch, future = pending.popleft()
+            yield batch, future.result()
+    for batch, future in pending:
+        yield batch, future.result()
 
 
-def batched(files, size):
-    """(path, bytes) pairs -> lists of paths of about `size` bytes together."""
+def batched(documents, size):
+    """Documents -> lists of about `size` bytes together."""
     batch, total = [], 0
-    for path, n_bytes in files:
-        batch.append(path)
-        total += n_bytes + 1024
+    for document in documents:
+        batch.append(document)
+        total += document.size + 1024
         if total >= size:
             yield batch
             batch, total = [], 0

@@ -83,10 +83,11 @@ def measure(file):
     return m
 
 
-def read_piece(path, offset, digest):
-    """The text of a piece; None where the file has changed since it was measured, or is gone."""
+def read_piece(document, offset, digest):
+    """The text of a piece of a Document; None where its file has changed since it was measured, or
+    is gone."""
     try:
-        with open(path, "rb") as file:
+        with document.opened() as file:
             text = next(read_pieces(file, offset))[1]
             return text if hashlib.sha256(comparable(text)).digest() == digest else None
     except (OSError, ValueError, OverflowError, StopIteration):
