@@ -73,28 +73,30 @@ def cluster_pool(address, workers, paths, start, *tools):
 
 def connected(stack, distributed, address, workers):
     """-> a client with a worker at least; the stack closes it, and the cluster that it started."""
-    where = f"--dask {address}"
     if address == "local":
         with signals_wait():        # the workers are deaf to what a terminal sends to all
-            address = stack.enter_context(distributed.LocalCluster(
-                n_workers=workers, threads_per_worker=1, dashboard_address=None))
+            cluster = stack.enter_context(distributed.LocalCluster(
+                n_workers=workers, threads_per_worker=1, dashboard_address="127.0.0.1:0",
+                silence_logs=logging.CRITICAL))
+        return stack.enter_context(distributed.Client(cluster, set_as_default=False))
     try:        # first without a client, because one that nobody answers takes long to end
         asyncio.run(answered(distributed, address))
-    except (OSError, ValueError, TypeError) as error:
-        raise ValueError(f"{where}: no scheduler answers in {PATIENCE} s; give the address that "
-                         "`dask scheduler` prints, such as tcp://HOST:8786") from error
+    except (OSError, ValueError, TypeError, MemoryError) as error:  # the last: not dask's language
+        raise ValueError(f"--dask {address}: no scheduler answers in {PATIENCE} s; give the "
+                         "address that `dask scheduler` prints, such as tcp://HOST:8786"
+                         ) from error
     client = stack.enter_context(
         distributed.Client(address, timeout=PATIENCE, set_as_default=False))
     try:
         client.wait_for_workers(1, timeout=PATIENCE)
     except TimeoutError:
-        raise ValueError(f"{where}: no worker came in {PATIENCE} s; start some, each by "
+        raise ValueError(f"--dask {address}: no worker came in {PATIENCE} s; start some, each by "
                          "`dask worker` and that address") from None
     return client
 
 
 async def answered(distributed, address):
-    """OSError, ValueError or TypeError where nobody answers, or the address is none."""
+    """An error where nobody answers, where it is no scheduler, where the address is none."""
     keys = distributed.Security().get_connection_args("client")     # of dask's configuration
     comm = await distributed.comm.connect(address, timeout=PATIENCE, **keys)
     await comm.close()

@@ -172,7 +172,7 @@ def test_a_cluster_writes_the_same_bytes_though_a_worker_is_killed(tmp_path, mon
     command = ["prepare", "--input", str(tmp_path / "src"), "--tokenizer", "codegen", "--block_size", "128", "--workers", "1"]
     data.main([*command, "--out", str(tmp_path / "one")])
     distinct = data.distinct
-    with distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as two:
+    with distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address="127.0.0.1:0") as two:
         def kills(*args):
             for i, batch in enumerate(distinct(*args)):
                 if i == 5:
