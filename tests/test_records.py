@@ -2,6 +2,7 @@
 from harness import flags
 
 import argparse
+import collections
 import gzip
 import json
 import os
@@ -12,7 +13,10 @@ import sys
 from corpora.documents import Document
 from corpora.files import REASONS, TextFiles
 from corpora.notebooks import NoNotebook, notebook_text
+from corpora.text import read_piece
+from corpora.visits import jobs_of, joined
 
+import numpy as np
 import pytest
 from tqdm import tqdm
 
@@ -100,31 +104,24 @@ def test_source_and_records_in_one_run(tmp_path):
     assert meta["dropped"]["duplicate"] == meta["dropped"]["extension"] == 1
 
 
-def test_a_long_text_is_one_document_unless_it_is_longer_than_a_shard(tmp_path, monkeypatch):
-    """Pieces are joined in order, between other documents; nothing is lost at a shard's end."""
-    from corpora import visits
-    texts = ["short = 1\n", "".join(f"line {i}\n" for i in range(500)), "x = 2\n"]
-    (tmp_path / "b.py").write_text(texts[1])
+@pytest.mark.parametrize("shard, parts", [(10 ** 6, 1), (1000, 5)])
+def test_a_long_text_is_one_document_unless_it_is_longer_than_a_shard(monkeypatch, shard, parts):
+    """Its pieces are joined, in order; nothing is lost where one document ends, and the next one
+    is another. One that has changed since the first visit is left out and counted."""
     monkeypatch.setattr("corpora.text.PIECE", 100)
-
-    class Pool:
-        def submit(self, _, function, batch):
-            self.result = lambda: function(batch)
-            return argparse.Namespace(result=self.result)
-
-    for shard, parts in ((10 ** 6, 3), (1000, 7)):
-        monkeypatch.setattr(visits, "SHARD", shard)
-        monkeypatch.setattr(visits, "INSPECT", data.inspect)
-        monkeypatch.setattr(visits, "TOKENIZER", data.get_tokenizer("bytes"))
-        documents = [Document("", 9, "", texts[0].encode()),
-                     Document(str(tmp_path / "b.py"), 9, "P\n"),
-                     Document("", 9, "P\n", texts[2].encode())]
-        count = dict.fromkeys(("large", "documents_of_large", "unreadable"), 0)
-        stay = data.distinct(visits.inspected(Pool(), documents, 1), count)
-        found = [bytes(ids.tolist()) for ids in visits.tokenized(Pool(), stay, count, 1)]
-        assert b"".join(found).decode() == texts[0] + "P\n" + texts[1] + "P\n" + texts[2]
-        assert len(found) == parts and found[-1] == b"P\nx = 2\n"
-        assert count == {"large": 1, "documents_of_large": parts - 2, "unreadable": 0}
+    monkeypatch.setattr("corpora.visits.SHARD", shard)
+    long = "".join(f"line {i}\n" for i in range(500))
+    documents = [Document("", 9, "", text.encode()) for text in ("a = 1\n", long, long, "b = 2\n")]
+    count = collections.Counter()
+    stay = [[(d, data.inspect(d.opened())[2]) for d in documents]]
+    pieces = [[*job[1:], np.frombuffer(read_piece(job[0], *job[1]).encode(), np.uint8)]
+              for jobs in jobs_of(stay, count) for job in jobs]
+    assert count == {"large": 2} and len(pieces) > 60
+    pieces[len(pieces) - 2][2] = None       # the last piece of the second long one
+    found = [ids.tobytes().decode() for ids in joined(pieces, count)]
+    assert found[0] == "a = 1\n" and "".join(found[1:1 + parts]) == long
+    assert found[-1] == "b = 2\n" and len(found) == 2 + parts + (parts - 1)
+    assert count == {"large": 2, "documents_of_large": 2 * parts - 1, "unreadable": 1}
 
 
 # ---- damage --------------------------------------------------------------------------------------
