@@ -1,4 +1,4 @@
-"""The pool on a dask.distributed cluster, or on one that is started here: `pip install distributed`.
+"""The pool on a dask.distributed cluster, or on one started here: `pip install distributed`.
 
 The workers need the packages of requirements.txt and see the same file system: they read the files
 of --input, and this project, under the names that these have here. A task is done again where its

@@ -14,7 +14,8 @@ from tqdm import tqdm
 
 # Why a document is dropped, in the order of the tests: it counts under the first that it fails.
 REASONS = ("extension", "excluded", "unreadable", "not_json", "no_text", "no_language", "empty",
-           "nul_byte", "not_utf8", "average_line", "longest_line", "digits", "benchmark", "duplicate")
+           "nul_byte", "not_utf8", "average_line", "longest_line", "digits", "benchmark",
+           "duplicate")
 
 # Folders that hold no work of their owner, or hold it twice. One that the user names is read.
 PASSED_OVER = {".git", ".hg", ".svn", "node_modules", "__pycache__"}

@@ -40,7 +40,7 @@ def read_records(path, keys):
         return
     with open(path, "rb") as file:
         for line in lines(blocks(file, path.lower())):
-            if not line.isspace():
+            if line and not line.isspace():
                 yield json_object(line), file.tell()
 
 

@@ -60,19 +60,26 @@ def tokenized(pool, batches, count):
 
     `count` (a Counter) is told of the large ones, and of what has changed since the first visit.
     """
+    visited = bounded_map(pool, second_visit, jobs_of(batches, count))
+    pieces = ((*job[1:], ids) for jobs, results in visited for job, ids in zip(jobs, results))
+    yield from joined(pieces, count)
+
+
+def joined(pieces, count):
+    """((offset, digest), whether it is the document's last, ids or None) of each piece, in order ->
+    yields the ids of each document."""
     parts, changed = [], False
-    for jobs, results in bounded_map(pool, second_visit, jobs_of(batches, count)):
-        for (_, (offset, _), last), ids in zip(jobs, results):
-            changed = changed or ids is None
-            if not changed:
-                parts.append(ids)
-                if last or sum(map(len, parts)) >= SHARD:
-                    count["documents_of_large"] += not last or offset > 0
-                    yield np.concatenate(parts)
-                    parts = []
-            if last:
-                count["unreadable"] += changed
-                parts, changed = [], False
+    for (offset, _), last, ids in pieces:
+        changed = changed or ids is None
+        if not changed:
+            parts.append(ids)
+            if last or sum(map(len, parts)) >= SHARD:
+                count["documents_of_large"] += not last or offset > 0
+                yield np.concatenate(parts)
+                parts = []
+        if last:
+            count["unreadable"] += changed
+            parts, changed = [], False
 
 
 def jobs_of(batches, count):
