@@ -12,8 +12,8 @@ from harness.files import replace_file
 
 import argparse
 import dataclasses
+import functools
 import hashlib
-import io
 import json
 import os
 import re
@@ -22,10 +22,12 @@ from contextlib import closing
 from pathlib import Path
 
 from corpora import visits
+from corpora.benchmarks import excluding_benchmarks
 from corpora.bpe import learn_bpe, write_bpe
-from corpora.files import TextFiles
+from corpora.cluster import absolute_paths, pool_for
+from corpora.digests import DigestSet
+from corpora.files import TextFiles, input_flags
 from corpora.folder import settle_out, written_whole
-from corpora.pool import worker_pool
 from corpora.shards import ShardWriter, divided, open_folder, print_totals, totals
 from corpora.text import LONGEST_LINE, measure
 from corpora.vocabulary import encode_any, gpt2_arguments, read_tiktoken
@@ -158,76 +160,69 @@ def train_bpe(texts, vocab_size):
 
 # ---- step 1: filter ------------------------------------------------------------------------------
 
-def inspect(file):
+# The paper's filters: reason -> whether a text's Measures fail. Prose is one long line a paragraph.
+PAPER = {
+    "average_line": lambda text: text.in_lines / text.lines >= 100,
+    "longest_line": lambda text: text.longest_line > LONGEST_LINE,
+    "digits": lambda text: text.hexadecimal > 0.9 * text.characters,
+}
+FILTERS = {"code": list(PAPER), "prose": ["digits"], "none": []}
+
+
+def inspect(file, filters="code"):
     """A binary file through the filters -> (None, digest, pieces), or (reason, None, []): dropped.
 
-    The last three filters are the paper's; those before them leave out what is no text. digest:
-    SHA-256 of the text; pieces: [(offset, digest)] of its parts, a single one but for large files.
+    What is no text is dropped first, whatever the filters. digest: SHA-256 of the text; pieces:
+    [(offset, digest)] of its parts, a single one but for large files.
     """
     text = measure(file)
-    if text.reason:
-        reason = text.reason
-    elif text.in_lines / text.lines >= 100:
-        reason = "average_line"
-    elif text.longest_line > LONGEST_LINE:
-        reason = "longest_line"
-    elif text.hexadecimal > 0.9 * text.characters:
-        reason = "digits"
-    else:
-        return None, text.digest, text.pieces
-    return reason, None, []
-
-
-def filter_reason(raw):
-    """bytes of a file -> None, or the first filter that drops it."""
-    return inspect(io.BytesIO(raw))[0]
+    failed = (reason for reason in FILTERS[filters] if PAPER[reason](text))
+    reason = text.reason or next(failed, None)
+    return (reason, None, []) if reason else (None, text.digest, text.pieces)
 
 
 # ---- step 2: deduplicate -------------------------------------------------------------------------
 
-def distinct(batches, count, bar):
-    """Lists of (path, reason, digest, pieces), as `inspect` says -> lists of (path, pieces) of the
-    files that stay: those that pass the filters, of equal ones the first. `count` (a Counter) is
+def distinct(batches, count):
+    """Lists of (Document, reason, digest, pieces), as `inspect` says -> lists of (Document, pieces)
+    of those that stay: those that pass the filters, of equal ones the first. `count` (a Counter) is
     told of the others.
 
-    The set of digests (32 bytes each) is the one thing that grows with the corpus: 0.1 GB a million
-    distinct files.
+    The set of digests is the one thing that grows with the corpus, by 11 to 16 bytes a document.
     """
-    seen = set()
+    seen = DigestSet()
     for batch in batches:
         stay = []
-        for path, reason, digest, pieces in batch:
+        for document, reason, digest, pieces in batch:
             if reason or digest in seen:
                 count[reason or "duplicate"] += 1
             else:
                 seen.add(digest)
-                stay.append((path, pieces))
-        bar.update(len(batch))
+                stay.append((document, pieces))
         yield stay
 
 
 # ---- step 3: tokenize ----------------------------------------------------------------------------
 
-# The six languages of BIGQUERY. The paper puts the language's name before each file but does not
-# print the exact text; ours is the name on a line of its own.
+# The six languages of BIGQUERY, by their own names and by those of files. The paper puts the
+# language's name before each file but does not print the exact text; ours is the name on a line of
+# its own.
 LANGUAGES = {".c": "C", ".h": "C", ".cc": "C++", ".cpp": "C++", ".cxx": "C++", ".hpp": "C++",
-             ".go": "Go", ".java": "Java", ".js": "JavaScript", ".py": "Python"}
+             ".c++": "C++", ".go": "Go", ".java": "Java", ".js": "JavaScript",
+             ".javascript": "JavaScript", ".py": "Python", ".python": "Python"}
 
 
 def language(name):
-    """The language of a file's name, or of an ending; None where it is none of LANGUAGES."""
+    """The language of a file's name, of an ending, or of its own name as records have it ("C++",
+    "src/a.cc", ".h"); None where it is none of LANGUAGES."""
     return LANGUAGES.get("." + os.path.basename(name).lower().rpartition(".")[2])
 
 
-def prepare_documents(files, n_files, tokenizer, workers, language_prefix):
-    """Steps 1 to 3: yields the uint16 ids of each document that stays. `files`: TextFiles, which
-    count what becomes of them; tokenizer: its name, because each process makes its own."""
-    prefix = lambda path: language(path) + "\n" if language_prefix else ""
-    with (tqdm(total=n_files, unit=" files", desc="filter, tokenize") as bar,
-          worker_pool(workers, visits.start, inspect, get_tokenizer, tokenizer) as pool):
-        filtered = visits.inspected(pool, files, workers)
-        stay = distinct(filtered, files.count, bar)
-        yield from visits.tokenized(pool, stay, prefix, files.count, workers)
+def prepare_documents(documents, count, pool):
+    """Steps 1 to 3: yields the uint16 ids of each Document that stays. `count` (a Counter) is told
+    of the others; pool: the workers, here or on a cluster."""
+    filtered = visits.inspected(pool, documents)
+    yield from visits.tokenized(pool, distinct(filtered, count), count)
 
 
 # ---- step 4: shuffle -----------------------------------------------------------------------------
@@ -241,7 +236,7 @@ def to_buckets(documents, folder, n_buckets, eot, rng):
     n_documents = n_tokens = 0
     for ids in documents:
         with open(folder / f"bucket{rng.integers(n_buckets)}", "ab") as file:
-            file.write(np.append(ids, eot).astype(np.uint16).tobytes())
+            np.append(np.asarray(ids, np.uint16), np.uint16(eot)).tofile(file)
         n_documents += 1
         n_tokens += len(ids) + 1
     return n_documents, n_tokens
@@ -378,39 +373,39 @@ def get_batch(data, split, seed, step, batch_size, process_id=0, num_processes=1
 
 # ---- the command ---------------------------------------------------------------------------------
 
-def check_languages(files):
-    """ValueError where the language of a file that is to be read is not known by its name."""
-    named = [name for name in files.inputs if not os.path.isdir(name)]
-    unknown = [name for name in (*files.endings, *named) if not language(name)]
-    if unknown:
-        raise ValueError(f"--language_prefix: no language known for {', '.join(unknown)}, only for "
-                         f"{', '.join(LANGUAGES)}")
-
-
 def prepare(args):
     """The five steps over the files of --input; prints what came out."""
-    files = TextFiles(args.input, args.extensions)
+    if args.dask:
+        absolute_paths(args)
+    files = TextFiles.of(args)
     if args.language_prefix:
-        check_languages(files)
+        files.check_languages(language, LANGUAGES)
     files.left_out |= {str(folder) for folder in settle_out(args.out)}
     tokenizer = get_tokenizer(args.tokenizer)
-    n_files, n_bytes = files.measured()     # for the bar, the processes and the buckets
-    about = {"extensions": files.endings, "language_prefix": args.language_prefix}
+    n_bytes, n_text = files.measured()     # for the bar, the processes and the buckets
+    about = {"extensions": files.endings, "filters": args.filters,
+             "language_prefix": args.language_prefix, "exclude_benchmarks": args.exclude_benchmarks}
+    check = functools.partial(inspect, filters=args.filters)
+    if args.exclude_benchmarks:
+        check = excluding_benchmarks(check)
 
     def documents():
-        workers = min(args.workers, 1 + n_bytes // 2 ** 20)     # 0.3 s to start, or to encode 1 MB
-        yield from prepare_documents(
-            files, n_files, args.tokenizer, workers, args.language_prefix)
+        workers = min(args.workers, 1 + n_text // 2 ** 20)      # 0.3 s to start, or to encode 1 MB
+        tools = visits.start, check, get_tokenizer, args.tokenizer
+        with (pool_for(args, workers, *tools) as pool,
+              tqdm(total=n_bytes, unit="B", unit_scale=True, desc="filter, tokenize") as bar):
+            found = files.documents(bar, language if args.language_prefix else None)
+            yield from prepare_documents(found, files.count, pool)
         about.update(files.numbers())
 
     try:
         with closing(documents()) as stream:
             meta = pack(stream, args.out, tokenizer, args.block_size, args.val_fraction, args.seed,
-                        1 + n_bytes // BUCKET, about)
+                        1 + n_text // BUCKET, about)
     except ValueError as error:
         counted = f" ({files.words()})" if "kept" in about else ""
         raise ValueError(f"{error}{counted}") from None
-    print(f"{meta['files_seen']:,} files, {files.words()}")
+    print(f"{meta['documents_seen']:,} documents, {files.words()}")
     print_totals(meta)
     # A folder of its own, because --out_dir is `out` by default and may hold a run already.
     print(f"written to {args.out}. Next:  python train.py --data {args.out} "
@@ -427,13 +422,9 @@ def parser():
     b = commands.add_parser(
         "train-bpe", allow_abbrev=False, help="learn a byte-level BPE, digits kept single")
     for command in (p, b):
-        command.add_argument(
-            "--input", type=flags.text, nargs="+", required=True, metavar="PATH",
-            help="folders to read, and all below but .git, node_modules, __pycache__ and virtual "
-                 "environments (name such a folder itself to read it); files, whatever their names")
-        command.add_argument(
-            "--extensions", type=flags.text, default=".py", metavar="LIST",
-            help="which files of the folders, with commas: .py,.d.ts,Makefile (default .py)")
+        input_flags(command)
+        command.add_argument("--filters", choices=FILTERS, default="code",
+                             help="code: the paper's (default); prose: no limit to lines; none")
         one_line_errors(command)
     one_line_errors(top)
     p.add_argument("--out", type=flags.new_folder, required=True, metavar="DIR",
@@ -450,6 +441,10 @@ def parser():
                    help="processes (default one a core)")
     p.add_argument("--language_prefix", action="store_true",
                    help="put the language's name first (BIGQUERY)")
+    p.add_argument("--exclude_benchmarks", action="store_true",
+                   help="drop documents that hold a problem of HumanEval or MTPB")
+    p.add_argument("--dask", type=flags.text, metavar="ADDRESS",
+                   help="work on a dask.distributed cluster; local: start one here")
     b.add_argument("--vocab_size", type=flags.whole(257, 65536), required=True,
                    help="number of ids, end of text included")
     b.add_argument("--out", type=flags.new_file, required=True, metavar="FILE.tiktoken",
@@ -462,7 +457,8 @@ def main(argv=None):
     workers = args.workers if args.command == "prepare" else 1
     print(f"data.py: CPU, {workers} process{'es' if workers != 1 else ''}", flush=True)
     with signals_end_once():
-        prepare(args) if args.command == "prepare" else write_bpe(args, PATTERN, inspect)
+        prepare(args) if args.command == "prepare" else write_bpe(
+            args, PATTERN, functools.partial(inspect, filters=args.filters))
 
 
 if __name__ == "__main__":

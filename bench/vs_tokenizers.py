@@ -6,6 +6,7 @@
 `data.py prepare`, start-up, filters, duplicates, shuffle and packing included, beside a script of the peer that only reads and
 encodes. Files: the standard library and the installed packages, as much as is asked for."""
 import argparse
+import io
 import itertools
 import os
 import subprocess
@@ -29,16 +30,19 @@ print(time.perf_counter() - start)
 OURS = """
 import sys, time
 from corpora import visits; from corpora.files import TextFiles; from corpora.pool import worker_pool
-from data import CORES, get_tokenizer, inspect
+from data import CORES, get_tokenizer, inspect, tqdm
+def wait(tools, seconds):
+    time.sleep(seconds)
 if __name__ == "__main__":
     files = TextFiles([sys.argv[1]], ".py")
     with worker_pool(CORES, visits.start, inspect, get_tokenizer, "codegen") as pool:
-        list(pool.map(time.sleep, [0.5] * CORES))         # until all have loaded it
-        stay = [[(path, pieces) for path, _, _, pieces in batch]
-                for batch in visits.inspected(pool, files, CORES)]
+        for future in [pool.submit(wait, 0.5) for _ in range(CORES)]:     # until all have loaded it
+            future.result()
+        found = files.documents(tqdm(disable=True))
+        stay = [[(document, pieces) for document, _, _, pieces in batch]
+                for batch in visits.inspected(pool, found)]
         start = time.perf_counter()
-        n = sum(len(ids) for ids in visits.tokenized(
-            pool, stay, lambda path: "", files.count, CORES))
+        n = sum(len(ids) for ids in visits.tokenized(pool, stay, files.count))
         print(time.perf_counter() - start)
 """
 
@@ -46,12 +50,12 @@ if __name__ == "__main__":
 def source(folder, size):
     """Copy files until they are `size` bytes together, as often as that takes; a first line tells copies apart. Both sides get
     the files that pass the filters."""
-    from data import filter_reason
+    from data import inspect
     files = [f for key in ("stdlib", "purelib") for f in sorted(Path(sysconfig.get_path(key)).rglob("*.py"))]
     made = 0
     for n, file in enumerate(itertools.cycle(files)):
         raw = b"# copy %d\n" % (n // len(files)) + file.read_bytes()
-        if filter_reason(raw):
+        if inspect(io.BytesIO(raw))[0]:
             continue
         (folder / f"{n}.py").write_bytes(raw)
         made += len(raw)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from corpora.files import TextFiles
 from corpora.text import read_piece
-from corpora.visits import inspect_file
+from corpora.visits import inspect_document
 from corpora.vocabulary import write_tiktoken
 
 from tqdm import tqdm
@@ -64,7 +64,7 @@ def blocks(text):
 def write_bpe(args, pattern, inspect):
     """Learns a BPE from the files of args.input that pass the filters (`inspect`), writes it to
     args.out."""
-    files = TextFiles(args.input, args.extensions)
+    files = TextFiles.of(args)
     if not args.out.endswith(".tiktoken"):
         raise ValueError(f"--out {args.out}: the name must end in .tiktoken")
     if os.path.lexists(args.out):
@@ -75,17 +75,19 @@ def write_bpe(args, pattern, inspect):
         raise ValueError(f"no {files.wanted} passes the filters ({files.words()})")
     Path(args.out).parent.mkdir(parents=True, exist_ok=True)
     write_tiktoken(args.out, ranks)
-    print(f"{files.count['seen']:,} files, {files.words()}")
+    print(f"{files.seen:,} documents, {files.words()}")
     short = "" if len(ranks) + 1 == args.vocab_size else " (no pair is left that occurs twice)"
-    print(f"{len(ranks)} tokens and the end of text{short}, from {files.kept:,} files, "
+    print(f"{len(ranks)} tokens and the end of text{short}, from {files.kept:,} documents, "
           f"written to {args.out}")
 
 
 def texts_of(files, inspect):
-    """Yields the text of the files that pass the filters, piece by piece."""
-    for path, _ in tqdm(files, unit=" files", desc="read"):
-        _, reason, _, pieces = inspect_file(inspect, path)
-        if reason:
-            files.count[reason] += 1
-        for piece in pieces:
-            yield read_piece(path, *piece) or ""
+    """Yields the text of the documents that pass the filters, piece by piece."""
+    n_bytes, _ = files.measured()
+    with tqdm(total=n_bytes, unit="B", unit_scale=True, desc="read") as bar:
+        for document in files.documents(bar):
+            reason, _, pieces = inspect_document(inspect, document)
+            if reason:
+                files.count[reason] += 1
+            for piece in pieces:
+                yield read_piece(document, *piece) or ""

@@ -8,16 +8,26 @@ from harness.cli import signals_wait
 import collections
 import concurrent.futures
 import contextlib
+import functools
 import multiprocessing
 import os
 import threading
+from typing import NamedTuple
 
 STOP = None     # of a worker: the event that the parent sets when the run is over before its end
+TOOLS = None    # of a worker: what start(*args) gave
+
+
+class Pool(NamedTuple):
+    """Workers, wherever they are."""
+    submit: object      # (function, items) -> a future of function(what start gave, items)
+    workers: int
+    batch: int = 2 ** 18    # bytes of files at once: work for some 0.04 s, little to keep in flight
 
 
 @contextlib.contextmanager
 def worker_pool(workers, start, *args):
-    """A ProcessPoolExecutor, each of whose processes has called start(*args).
+    """A Pool of processes on this machine, each of which has called start(*args).
 
     ValueError where a worker was killed. However the block ends, no worker stays."""
     context = multiprocessing.get_context("spawn")
@@ -28,7 +38,7 @@ def worker_pool(workers, start, *args):
         with signals_wait():
             for _ in range(workers):    # each call starts a process
                 pool.submit(int)
-        yield pool
+        yield Pool(functools.partial(pool.submit, unless_stopped), workers)
     except concurrent.futures.BrokenExecutor:
         for process in multiprocessing.active_children():   # the others, for which it waits
             process.kill()
@@ -41,37 +51,37 @@ def worker_pool(workers, start, *args):
 
 def start_worker(stop, start, args):
     """Runs once in each worker, which leaves when its parent was killed."""
-    global STOP
+    global STOP, TOOLS
     STOP = stop
-    start(*args)
+    TOOLS = start(*args)
     parent = multiprocessing.parent_process()
     threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
 
 
 def unless_stopped(function, items):
-    """Worker: function(items), or [] where the run is over."""
-    return [] if STOP.is_set() else function(items)
+    """Worker: function(TOOLS, items), or [] where the run is over."""
+    return [] if STOP.is_set() else function(TOOLS, items)
 
 
-def bounded_map(pool, function, batches, window):
-    """Yields function(batch), a list, for each batch, in order. At most `window` of them are on the
-    way, because `batches` may be endless and memory is not."""
+def bounded_map(pool, function, batches):
+    """Yields (batch, function(tools, batch)), two lists, for each batch, in order. At most four a
+    worker are on the way, because `batches` may be endless and memory is not."""
     pending = collections.deque()
     for batch in batches:
-        pending.append(pool.submit(unless_stopped, function, batch))
-        if len(pending) >= window:
-            yield pending.popleft().result()
-    while pending:
-        yield pending.popleft().result()
+        pending.append((batch, pool.submit(function, batch)))
+        if len(pending) >= 4 * pool.workers:
+            batch, future = pending.popleft()
+            yield batch, future.result()
+    for batch, future in pending:
+        yield batch, future.result()
 
 
-def batched(files, size=2 ** 18):
-    """(path, bytes) pairs -> lists of paths of about 256 KB together: work for some 0.04 s, and
-    little to keep in flight."""
+def batched(documents, size):
+    """Documents -> lists of about `size` bytes together."""
     batch, total = [], 0
-    for path, n_bytes in files:
-        batch.append(path)
-        total += n_bytes + 1024
+    for document in documents:
+        batch.append(document)
+        total += document.size + 1024
         if total >= size:
             yield batch
             batch, total = [], 0

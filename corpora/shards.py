@@ -75,8 +75,8 @@ class ShardWriter:
         self.file.truncate(2 * (sequences * self.block_size + 1))
         self.file.close()
         if sequences:
-            crc32 = zlib.crc32(np.fromfile(self.file.name, np.uint8))
             name = Path(self.file.name).name
+            crc32 = checksum(self.file.name)
             self.shards.append({"file": name, "sequences": sequences, "crc32": crc32})
             self.sequences += sequences
         else:
@@ -92,6 +92,15 @@ class ShardWriter:
     def unused(self):
         """Tokens after the last whole sequence."""
         return self.tokens - (self.sequences * self.block_size + 1 if self.sequences else 0)
+
+
+def checksum(path):
+    """The CRC-32 of a file, read in blocks."""
+    crc32 = 0
+    with open(path, "rb") as file:
+        while block := file.read(2 ** 20):
+            crc32 = zlib.crc32(block, crc32)
+    return crc32
 
 
 def totals(writers, n_documents):

@@ -29,11 +29,14 @@ def read_pieces(file, offset=0):
     file.seek(0)
     reader = io.TextIOWrapper(file, encoding, newline="\n")
     reader.seek(offset)
-    while text := reader.read(PIECE):
-        if len(text) == PIECE:
-            text += reader.readline(LONGEST_LINE + 1)
-        yield offset, text
-        offset = reader.tell()
+    try:
+        while text := reader.read(PIECE):
+            if len(text) == PIECE:
+                text += reader.readline(LONGEST_LINE + 1)
+            yield offset, text
+            offset = reader.tell()
+    finally:
+        reader.detach()     # else the file would be closed with the reader
 
 
 def comparable(text):
@@ -80,10 +83,11 @@ def measure(file):
     return m
 
 
-def read_piece(path, offset, digest):
-    """The text of a piece; None where the file has changed since it was measured, or is gone."""
+def read_piece(document, offset, digest):
+    """The text of a piece of a Document; None where its file has changed since it was measured, or
+    is gone."""
     try:
-        with open(path, "rb") as file:
+        with document.opened() as file:
             text = next(read_pieces(file, offset))[1]
             return text if hashlib.sha256(comparable(text)).digest() == digest else None
     except (OSError, ValueError, OverflowError, StopIteration):

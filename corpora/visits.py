@@ -1,77 +1,102 @@
-"""Two visits to each file by worker processes: the first decides, the second tokenizes what stays.
+"""Two visits to each document by worker processes: the first decides, the second tokenizes what
+stays.
 
-So duplicates cost no tokenization, and no text travels between processes; the second visit reads
-mostly from the page cache.
+So duplicates cost no tokenization. A file is read by the workers, at the second visit mostly from
+the page cache; a record's text travels to them, so that no file of records is read twice.
 """
+from corpora.notebooks import NoNotebook
 from corpora.pool import batched, bounded_map
+from corpora.shards import SHARD
 from corpora.text import read_piece
 
 import numpy as np
 
-INSPECT = TOKENIZER = None      # of a worker process: what its visits use
-
 
 def start(inspect, get_tokenizer, name):
-    """Runs once in each worker. inspect: binary file -> (reason, digest, pieces)."""
-    global INSPECT, TOKENIZER
-    INSPECT, TOKENIZER = inspect, get_tokenizer(name)
+    """Runs once in each worker -> its tools, which each visit gets. inspect: binary file ->
+    (reason, digest, pieces)."""
+    return inspect, get_tokenizer(name)
 
 
-def inspect_file(inspect, path):
-    """(path, reason, digest, pieces), of which the last three are what `inspect` says."""
+def inspect_document(inspect, document):
+    """(reason, digest, pieces), as `inspect` says, or why it cannot be read."""
     try:
-        with open(path, "rb") as file:
-            return path, *inspect(file)
+        with document.opened() as file:
+            return inspect(file)
     except OSError:
-        return path, "unreadable", None, []
+        return "unreadable", None, []
+    except NoNotebook:
+        return "not_json", None, []
 
 
-def first_visit(paths):
-    """Worker: [path] -> what `inspect_file` says of each."""
-    return [inspect_file(INSPECT, path) for path in paths]
+def first_visit(tools, documents):
+    """Worker: [Document] -> what `inspect_document` says of each."""
+    return [inspect_document(tools[0], document) for document in documents]
 
 
-def second_visit(jobs):
-    """Worker: [(path, offset, digest, prefix)] -> [(path, uint16 ids)], None for the ids where the
-    file has changed since the first visit."""
-    documents = []
-    for path, offset, digest, prefix in jobs:
-        text = read_piece(path, offset, digest)
-        ids = None if text is None else np.array(TOKENIZER.encode(prefix + text), np.uint16)
-        documents.append((path, ids))
-    return documents
+def second_visit(tools, jobs):
+    """Worker: [(Document, piece, ...)] -> the uint16 ids of each piece; None where the file has
+    changed since the first visit."""
+    return [piece_ids(tools[1], document, *piece) for document, piece, _ in jobs]
 
 
-def inspected(pool, files, workers):
-    """(path, bytes) pairs -> what `inspect_file` says of each, yielded in lists, in order."""
-    return bounded_map(pool, first_visit, batched(files), 4 * workers)
+def piece_ids(tokenizer, document, offset, digest):
+    """The uint16 ids of a piece, the document's prefix before the first one; or None."""
+    text = read_piece(document, offset, digest)
+    if text is None:
+        return None
+    return np.array(tokenizer.encode(text if offset else document.prefix + text), np.uint16)
 
 
-def tokenized(pool, batches, prefix, count, workers):
-    """Lists of (path, pieces) -> yields the uint16 ids of each piece, in order. prefix: path ->
-    what is put before a piece's text; `count` (a Counter) is told of what has changed meanwhile."""
-    changed = set()
-    jobs = jobs_of(batches, prefix, count)
-    for documents in bounded_map(pool, second_visit, jobs, 4 * workers):
-        for path, ids in documents:
-            if ids is not None:
-                yield ids
-            elif path not in changed:
-                changed.add(path)
-                count["unreadable"] += 1
+def inspected(pool, documents):
+    """Documents -> lists of (Document, reason, digest, pieces), in order."""
+    for batch, verdicts in bounded_map(pool, first_visit, batched(documents, pool.batch)):
+        yield [(document, *verdict) for document, verdict in zip(batch, verdicts)]
 
 
-def jobs_of(batches, prefix, count):
-    """Lists of (path, pieces) -> lists for `second_visit`: the files of a batch together, but of a
-    large file each piece alone, because it is work enough."""
+def tokenized(pool, batches, count):
+    """Lists of (Document, pieces) -> yields the uint16 ids of each document, in order. The pieces
+    of a large one are joined; a text longer than a shard is cut into several.
+
+    `count` (a Counter) is told of the large ones, and of what has changed since the first visit.
+    """
+    visited = bounded_map(pool, second_visit, jobs_of(batches, count))
+    pieces = ((*job[1:], ids) for jobs, results in visited for job, ids in zip(jobs, results))
+    yield from joined(pieces, count)
+
+
+def joined(pieces, count):
+    """((offset, digest), whether it is the document's last, ids or None) of each piece, in order ->
+    yields the ids of each document."""
+    parts, changed = [], False
+    for (offset, _), last, ids in pieces:
+        changed = changed or ids is None
+        if not changed:
+            parts.append(ids)
+            if last or sum(map(len, parts)) >= SHARD:
+                count["documents_of_large"] += not last or offset > 0
+                yield np.concatenate(parts)
+                parts = []
+        if last:
+            count["unreadable"] += changed
+            parts, changed = [], False
+
+
+def jobs_of(batches, count):
+    """Lists of (Document, pieces) -> lists of (Document, piece, whether it is the last) for
+    `second_visit`: the documents of a batch together, but of a large one each piece alone, because
+    it is work enough."""
     for batch in batches:
         small = []
-        for path, pieces in batch:
-            jobs = [(path, *piece, prefix(path)) for piece in pieces]
+        for document, pieces in batch:
+            jobs = [(document, piece, False) for piece in pieces]
+            jobs[-1] = (document, pieces[-1], True)
             if len(jobs) == 1:
                 small += jobs
             else:
                 count["large"] += 1
-                count["documents_of_large"] += len(jobs)
+                if small:
+                    yield small
                 yield from ([job] for job in jobs)
+                small = []
         yield small

@@ -18,7 +18,10 @@ def is_our_script() -> bool:
 
 OURS = is_our_script()
 if "--multiprocessing-fork" in sys.orig_argv:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)    # a worker: Ctrl-C is for who started it
+    try:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)    # a worker: Ctrl-C is for who started it
+    except ValueError:
+        pass        # a cluster's worker, which imports this in a thread, minds its own signals
 elif OURS and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
     # While modules load there is nothing to clear up.
     signal.signal(signal.SIGINT, lambda *_, leave=os._exit: leave(130))

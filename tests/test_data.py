@@ -1,5 +1,6 @@
 """python -m pytest tests/test_data.py : tokenizers, the five steps of preparation, batches."""
 import dataclasses
+import io
 import json
 import os
 import re
@@ -11,7 +12,8 @@ import time
 from pathlib import Path
 
 from corpora.bpe import blocks
-from corpora.files import TextFiles
+from corpora.documents import Document
+from corpora.files import REASONS, TextFiles
 from corpora.text import read_piece
 from corpora.vocabulary import GPT2_URL
 
@@ -42,7 +44,7 @@ def run(*args, **kwargs):
 
 def refused(result):
     """Exit code 2, one line on stderr, no traceback; returns the line."""
-    lines = [line for line in result.stderr.splitlines() if line.strip() and " files" not in line.split("[")[-1]]
+    lines = [line for line in result.stderr.splitlines() if line.strip() and "B/s" not in line.split("[")[-1]]
     assert result.returncode == 2 and len(lines) == 1 and "Traceback" not in result.stderr, result.stderr
     return lines[0]
 
@@ -254,7 +256,7 @@ def nasty(tmp_path):
     (top / os.fsdecode(b"odd\xff\nname.py")).write_text("odd = 1\n")
     stays.append("odd = 1\n")
     return top, stays, {"extension": 1, "unreadable": 4, "empty": 2, "nul_byte": 4, "not_utf8": 2,
-                        "average_line": 1, "longest_line": 1, "digits": 1, "duplicate": 5}
+                        "average_line": 1, "longest_line": 1, "digits": 1, "benchmark": 0, "duplicate": 5}
 
 
 def documents_of(folder):
@@ -277,7 +279,7 @@ def test_prepare_survives_a_nasty_folder_and_its_numbers_add_up(nasty, tmp_path,
     assert result.returncode == 0, result.stderr
     assert result.stdout.startswith("data.py: CPU, 2 processes\n")
     meta = json.loads((out / "meta.json").read_text())
-    assert meta["dropped"] == reasons
+    assert meta["dropped"] == dict.fromkeys(REASONS, 0) | reasons
     assert meta["passed_over"] == {
         ".git": 1, "__pycache__": 1, "node_modules": 1, "virtual environment": 1}
     said = "passed over: .git 1, __pycache__ 1, node_modules 1, virtual environment 1"
@@ -312,7 +314,7 @@ def test_one_process_or_many_write_the_same_bytes(nasty, tmp_path):
     ("y\n" * 50 + "x" * 1001, "longest_line"), ("0" * 9 + "x", None), ("0" * 19 + "x", "digits"),
     ("\ufeffx = 1\n", None), ("\n\n", "empty")])
 def test_filters_at_their_borders(text, reason):
-    assert data.filter_reason(text.encode()) == reason
+    assert data.inspect(io.BytesIO(text.encode()))[0] == reason
 
 
 def pack_numbers(folder, lengths, block_size=8, val_fraction=0.0, n_buckets=1):
@@ -413,21 +415,21 @@ def test_a_long_file_is_read_in_pieces(tmp_path, monkeypatch, encoding):
     for size in (1, 2, 50, 1000):
         monkeypatch.setattr("corpora.text.PIECE", size)
         reason, digest, pieces = data.inspect(open(path, "rb"))
-        texts = [read_piece(path, *piece) for piece in pieces]
+        texts = [read_piece(Document(str(path), 0), *piece) for piece in pieces]
         assert (reason, digest) == whole[:2] and len(pieces) > 5
         assert "".join(texts) == text.replace("\n", "\r\n") and all(t[-1] == "\n" for t in texts)
     path.write_bytes(b"x" * 10)
-    assert {read_piece(path, *piece) for piece in pieces} == {None}
+    assert {read_piece(Document(str(path), 0), *piece) for piece in pieces} == {None}
 
 
-def test_a_large_file_is_several_documents(tmp_path):
+def test_a_large_file_is_one_document(tmp_path):
     with open(tmp_path / "story.txt", "w") as file:
         file.writelines(["a line of the story\n"] * 850_000)       # 17 million characters
     result = run("prepare", "--input", tmp_path, "--extensions", "txt", "--out", tmp_path / "o",
                  "--tokenizer", "bytes")
-    assert result.returncode == 0 and "read as 2 documents" in result.stdout, result.stderr
+    assert result.returncode == 0 and "read as 1 documents" in result.stdout, result.stderr
     meta = json.loads((tmp_path / "o" / "meta.json").read_text())
-    assert meta["kept"] == 1 and sum(meta["tokens"].values()) == 17_000_002
+    assert meta["kept"] == 1 and sum(meta["tokens"].values()) == 17_000_001
 
 
 @pytest.mark.parametrize("extensions, found", [
@@ -534,7 +536,7 @@ def test_a_signal_to_all_processes_ends_quietly(tmp_path, number):
     os.killpg(process.pid, number)
     error = process.communicate(timeout=60)[1]
     assert process.returncode == 128 + number
-    assert all(" files" in line for line in error.splitlines() if line.strip()), error
+    assert all("B/s" in line for line in error.splitlines() if line.strip()), error
     assert os.listdir(tmp_path) == ["src"]
 
 
