@@ -23,6 +23,7 @@ from functools import partial
 from pathlib import Path
 
 from fast.attention import fused_attention, kernel_for
+from fast.product import product
 from fast.rotary import rotary as fast_rotary
 from fast.weights import Turned, turn, unroll
 
@@ -178,7 +179,7 @@ def rotary(x, positions, rotary_dim: int):
 
     The score of a rotated q and k then depends only on how far apart they are. The other K - R dims
     pass through. x: (B, H, T, K), positions: (B or 1, T). Angles are float32, because in bf16
-    position 257 would be rounded to 256. `block` calls fast/rotary.py, the same as one product.
+    position 257 would be rounded to 256. A CPU and a TPU take fast/rotary.py, the same as a product.
     """
     R = rotary_dim
     speed = np.float32(10000 ** (-np.arange(0, R, 2) / max(R, 1)))       # (R/2,)
@@ -234,12 +235,12 @@ def attend(q, parts, seen):
 def linear(x, weights, name, fsdp=(), dtype=None):
     """x (N, I) times the weight `name`, (I, ..., O, ...), gathered from fsdp -> (N, O).
 
-    The sum is float32 where dtype says so. A weight laid out for a CPU knows its own product."""
+    The result is float32 where dtype says so. A weight laid out for a CPU knows its own product."""
     w = weights[name]
     if isinstance(w, Turned):
         return w.product(x, dtype)
     w = gather(w, FSDP_AXIS[name], fsdp, x.dtype)
-    return jnp.dot(x, w.reshape(x.shape[1], -1), preferred_element_type=dtype)
+    return product(x, w.reshape(x.shape[1], -1), dtype)
 
 
 def block(x, w, config: Config, tp=(), fsdp=(), cache=None, lengths=None, at=0):
@@ -265,7 +266,8 @@ def block(x, w, config: Config, tp=(), fsdp=(), cache=None, lengths=None, at=0):
     here = jnp.arange(T)[None]                                           # (1, T)
     if cache is not None:
         here = lengths[:, None] + at + here                              # (B, T)
-    q, k = (fast_rotary(x, here, config.rotary_dim) for x in (q, k))
+    rotate = rotary if tpu_mesh.platform() == "gpu" else fast_rotary
+    q, k = (rotate(x, here, config.rotary_dim) for x in (q, k))
     if cache is None:
         a, new = attention(q, k, v), None
     else:

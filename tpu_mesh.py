@@ -172,12 +172,12 @@ def vary(x, axes):
 
 @partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
 def gather(w, dim, fsdp, dtype):
-    """A whole weight from its shards along `dim`. It is cast first, because then half the bytes
-    travel in bf16.
+    """A whole weight from its shards along `dim`. It travels as `dtype`, because in bf16 that is
+    half the bytes.
 
-    Its gradient returns in float32, because a sum over up to 64 chips, rounded to bf16 after each,
-    would lose its small terms."""
-    return lax.all_gather(w.astype(dtype), fsdp, axis=dim, tiled=True)
+    It comes out in its own dtype again, and so does its gradient, because a sum over up to 64
+    chips, rounded to bf16 after each, would lose its small terms."""
+    return lax.all_gather(w.astype(dtype), fsdp, axis=dim, tiled=True).astype(w.dtype)
 
 
 def gather_forward(w, dim, fsdp, dtype):
@@ -185,7 +185,7 @@ def gather_forward(w, dim, fsdp, dtype):
 
 
 def gather_backward(dim, fsdp, dtype, _, grad):
-    return (lax.psum_scatter(grad.astype(np.float32), fsdp, scatter_dimension=dim, tiled=True),)
+    return (lax.psum_scatter(grad, fsdp, scatter_dimension=dim, tiled=True),)
 
 
 gather.defvjp(gather_forward, gather_backward)
