@@ -23,7 +23,7 @@ from functools import partial
 from pathlib import Path
 
 from fast.attention import fused_attention, kernel_for
-from fast.product import product
+from fast.product import weight_product
 from fast.rotary import rotary as fast_rotary
 from fast.weights import Turned, turn, unroll
 
@@ -240,7 +240,7 @@ def linear(x, weights, name, fsdp=(), dtype=None):
     if isinstance(w, Turned):
         return w.product(x, dtype)
     w = gather(w, FSDP_AXIS[name], fsdp, x.dtype)
-    return product(x, w.reshape(x.shape[1], -1), dtype)
+    return weight_product(x, w.reshape(x.shape[1], -1), dtype)
 
 
 def block(x, w, config: Config, tp=(), fsdp=(), cache=None, lengths=None, at=0):

@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 
 
-def product(x, w, dtype=None):
+def weight_product(x, w, dtype=None):
     """x (N, I) times w (I, O) -> (N, O), in x's dtype, or in float32 where dtype says so.
 
     w is multiplied in x's dtype. Where that has fewer bits, as in training with bfloat16, the

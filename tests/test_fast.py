@@ -5,7 +5,7 @@ from functools import partial
 
 from fast import weights
 from fast.attention import fused_attention, splash_attention
-from fast.product import plain_product, product
+from fast.product import plain_product, weight_product
 from fast.rotary import rotary as fast_rotary
 from fast.weights import Turned
 
@@ -88,7 +88,7 @@ def test_a_weights_gradient_is_summed_and_kept_in_float32(dtype):
         out, pull = jax.vjp(partial(form, dtype=dtype), x16, w16.astype(jnp.float32))
         return out, *pull(g16.astype(out.dtype))
 
-    (out, x_grad, w_grad), (plain_out, plain_x, plain_w) = both(product), both(plain_product)
+    (out, x_grad, w_grad), (plain_out, plain_x, plain_w) = both(weight_product), both(plain_product)
     assert out.dtype == plain_out.dtype and (out == plain_out).all()
     assert x_grad.dtype == jnp.bfloat16 and w_grad.dtype == jnp.float32
     assert off(x_grad, g @ w.T) < 3e-3 and off(plain_x, g @ w.T) < 3e-3
