@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from statistics import median
 
-from versus import CORES, flags, machine, numbers, on_gpu, ratio, report, serve, versus
+from versus import CORES, flags, machine, numbers, ratio, report, serve, versus
 
 #           preset, rows, new tokens
 SHAPES = {"toy x 1": ("toy", 1, 128), "toy x 64": ("toy", 64, 128), "350M x 1": ("350M", 1, 24), "350M x 8": ("350M", 8, 24)}
@@ -29,6 +29,7 @@ def write_models():
 
     from data import get_tokenizer
     from model import CONFIGS, export_hf, init_params
+    jax.config.update("jax_platforms", "cpu")       # this process leaves a GPU to the sides
     for preset, tokenizer in ("toy", "bytes"), ("350M", "codegen"):
         if not folder(preset).exists():
             config = CONFIGS[preset]
@@ -97,13 +98,12 @@ def main():
     if args.side:
         return serve({"ours": lambda: ours(args.shape), "ours bf16": lambda: ours(args.shape, "bfloat16"),
                       "transformers": lambda: theirs(args.shape), "read": plain_read}[args.side]())
-    if args.gpu:
-        on_gpu()
     write_models()
-    machine("jax", "torch", "transformers")
+    machine("jax", "torch", "transformers", gpu=args.gpu)
     for shape in (s for s in (GPU_SHAPES if args.gpu else SHAPES) if args.only in s):
         large = shape.startswith("350M") and not args.gpu
-        figures = versus(__file__, shape, ["ours", "transformers"] + ["ours bf16", "read"] * large, args.rounds)
+        figures = versus(__file__, shape, ["ours", "transformers"] + ["ours bf16", "read"] * large, args.rounds,
+                         args.gpu)
         more = ""
         if large:
             m = {side: median(values) for side, values in figures.items()}
