@@ -19,9 +19,11 @@ from types import SimpleNamespace
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
-# The environments of a side. A GPU's compiled programs are kept from turn to turn; PyTorch keeps its own.
+# The environments of a side. On a GPU it has the memory to itself, and what it compiles is kept for its next turn, as PyTorch
+# keeps its own.
 CPU = dict(JAX_PLATFORMS="cpu", GLIBC_TUNABLES="glibc.malloc.hugetlb=1")
-GPU = dict(JAX_PLATFORMS="cuda", JAX_COMPILATION_CACHE_DIR=str(Path(tempfile.gettempdir()) / "codegen-bench-compiled"))
+GPU = dict(JAX_PLATFORMS="cuda", XLA_PYTHON_CLIENT_MEM_FRACTION="0.92",
+           JAX_COMPILATION_CACHE_DIR=str(Path(tempfile.gettempdir()) / "codegen-bench-compiled"))
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
@@ -87,16 +89,16 @@ def ratio(ours, theirs):
     return median(r), r[len(r) // 4], r[-1 - len(r) // 4]
 
 
-def best_peer(figures):
-    return max((s for s in figures if s not in ("ours", "ours bf16", "peak", "read")), key=lambda s: median(figures[s]))
+NO_PEERS = "ours", "ours bf16", "CTranslate2 int8", "peak", "read"
 
 
 def report(subject, unit, shape, figures, more=""):
-    """One row for people."""
-    peer = best_peer(figures)
-    m, low, high = ratio(figures["ours"], figures[peer])
-    print(f"| {subject} | {shape} | {median(figures['ours']):,.1f} | {median(figures[peer]):,.1f} ({peer}) | "
-          f"**{m:.2f}** ({low:.2f} to {high:.2f}) | {unit} {more}|", flush=True)
+    """One row for people, and one more for each slower peer."""
+    peers = sorted(figures.keys() - set(NO_PEERS), key=lambda side: -median(figures[side]))
+    for peer in peers:
+        m, low, high = ratio(figures["ours"], figures[peer])
+        print(f"| {subject} | {shape} | {median(figures['ours']):,.1f} | {median(figures[peer]):,.1f} ({peer}) | "
+              f"**{m:.2f}** ({low:.2f} to {high:.2f}) | {unit} {more if peer == peers[0] else ''}|", flush=True)
 
 
 def numbers(config):
