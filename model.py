@@ -22,6 +22,7 @@ from functools import partial
 
 from fast.attention import fused_attention, kernel_for
 from fast.compiler import platform
+from fast.product import weight_product
 from fast.remat import product, recompute
 from fast.rotary import rotary as rotary_by_product
 from fast.weights import Turned, turn, unrolled
@@ -170,7 +171,7 @@ def rotary(x, positions, rotary_dim: int):
 
     The score of a rotated q and k then depends only on how far apart they are. The other K - R dims
     pass through. x: (B, H, T, K), positions: (B or 1, T). Angles are float32, because in bf16
-    position 257 would be rounded to 256.
+    position 257 would be rounded to 256. A CPU and a TPU take fast/rotary.py, the same as a product.
     """
     R = rotary_dim
     speed = np.float32(10000 ** (-np.arange(0, R, 2) / max(R, 1)))       # (R/2,)
@@ -236,7 +237,7 @@ def linear(x, weights, name, fsdp=(), dtype=None):
     rows = FSDP_AXIS[name] == 0             # of the matrix (I, O) are split, or else its columns
     w = w.reshape((len(w), -1) if rows else (-1, w.shape[-1]))
     w = gather(w, 0 if rows else 1, fsdp, x.dtype)                       # (I, O)
-    return product(jnp.dot(x, w, preferred_element_type=dtype))
+    return product(weight_product(x, w, dtype))
 
 
 def block(x, w, config: Config, tp=(), fsdp=(), cache=None, lengths=None, at=0):
@@ -271,8 +272,8 @@ def self_attention(h, w, config: Config, fsdp=(), cache=None, lengths=None, at=0
     positions = jnp.arange(T)[None]                                      # (1, T)
     if cache is not None:
         positions = lengths[:, None] + at + positions                    # (B, T)
-    # `rotary` as one product with a constant matrix; fast/rotary.py says why.
-    q, k = (rotary_by_product(z, positions, config.rotary_dim) for z in (q, k))
+    rotate = rotary if platform() == "gpu" else rotary_by_product
+    q, k = (rotate(z, positions, config.rotary_dim) for z in (q, k))
     if cache is None:
         a, new = attention(q, k, v), None
     else:

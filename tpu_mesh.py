@@ -96,12 +96,12 @@ def vary(x, axes):
 @partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
 def gather(w, dim, axis, dtype):
     """A whole weight from its shards along `dim`: (..., d / n, ...) on each of the n chips of the
-    mesh axis -> (..., d, ...) of `dtype`; with axis () a cast alone.
+    mesh axis -> (..., d, ...); with axis () nothing but rounding to `dtype`.
 
-    It is cast first, because then half the bytes travel in bf16. Its gradient is added up in
-    float32, because a sum over up to 64 chips that is rounded to bf16 after each addition would
-    lose its small terms."""
-    return lax.all_gather(w.astype(dtype), axis, axis=dim, tiled=True)
+    It travels as `dtype`, because in bf16 that is half the bytes. It comes out in its own dtype
+    again, and so its gradient is added up in float32, because a sum over up to 64 chips that is
+    rounded to bf16 after each addition would lose its small terms."""
+    return lax.all_gather(w.astype(dtype), axis, axis=dim, tiled=True).astype(w.dtype)
 
 
 def gather_forward(w, dim, axis, dtype):
@@ -111,7 +111,6 @@ def gather_forward(w, dim, axis, dtype):
 def gather_backward(dim, axis, dtype, _, grad):
     """JAX hands over the arguments without a gradient, what forward kept, and the gradient of the
     whole weight, (..., d, ...) -> one of w's shard, (..., d / n, ...), as a tuple of one."""
-    grad = grad.astype(np.float32)
     return (lax.psum_scatter(grad, axis, scatter_dimension=dim, tiled=True),)
 
 

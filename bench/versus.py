@@ -1,7 +1,8 @@
 """Two commands against each other in one run. Used by the vs_*.py beside it.
 
 A machine's speed changes from minute to minute, so nothing is compared across runs: every side is a process that waits, and
-they measure in turn, A B A B. What counts is the ratio of two neighbours, its median and its spread."""
+they measure in turn, A B A B. What counts is the ratio of two neighbours, its median and its spread. On a GPU, whose memory
+does not hold several sides, the process of a side is started for each of its turns and ended after it."""
 import argparse
 import datetime
 import json
@@ -9,6 +10,8 @@ import os
 import platform
 import subprocess
 import sys
+import tempfile
+from contextlib import ExitStack, contextmanager
 from importlib import metadata
 from pathlib import Path
 from statistics import median
@@ -16,6 +19,11 @@ from types import SimpleNamespace
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
+# The environments of a side. On a GPU it has the memory to itself, and what it compiles is kept for its next turn, as PyTorch
+# keeps its own.
+CPU = dict(JAX_PLATFORMS="cpu", GLIBC_TUNABLES="glibc.malloc.hugetlb=1")
+GPU = dict(JAX_PLATFORMS="cuda", XLA_PYTHON_CLIENT_MEM_FRACTION="0.92",
+           JAX_COMPILATION_CACHE_DIR=str(Path(tempfile.gettempdir()) / "codegen-bench-compiled"))
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
@@ -30,11 +38,6 @@ def flags(doc, rounds, gpu=False):
     return p
 
 
-def on_gpu():
-    """For --gpu, before JAX is imported: all processes on the GPU, and JAX leaves memory that it does not use to the peer."""
-    os.environ.update(JAX_PLATFORMS="cuda", XLA_PYTHON_CLIENT_PREALLOCATE="false")
-
-
 def serve(measure):
     """In the process of one side: a warm-up, then one figure a line that comes in."""
     measure()
@@ -43,25 +46,40 @@ def serve(measure):
         print(json.dumps(measure()), flush=True)
 
 
-def versus(script, shape, sides, rounds):
-    """{side: [its figure in each round]}. Runs `script --side S --shape X`, which calls serve, for every side."""
-    env = dict(JAX_PLATFORMS="cpu", GLIBC_TUNABLES="glibc.malloc.hugetlb=1") | os.environ
-    processes, figures = {}, {side: [] for side in sides}
+@contextmanager
+def waiting(script, shape, side, env):
+    """The process of a side, once it is warm: `script --side S --shape X`, which calls serve."""
+    command = [sys.executable, script, "--side", side, "--shape", shape]
+    p = subprocess.Popen(command, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=env)
     try:
-        for side in sides:
-            processes[side] = subprocess.Popen([sys.executable, script, "--side", side, "--shape", shape], text=True,
-                                               stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=env)
-            while (line := processes[side].stdout.readline()) != "ready\n":
-                if not line:
-                    raise SystemExit(f"{side} failed: see above")
-        for _ in range(rounds):
-            for side, p in processes.items():
-                p.stdin.write("\n")
-                p.stdin.flush()
-                figures[side].append(json.loads(p.stdout.readline()))
+        while (line := p.stdout.readline()) != "ready\n":
+            if not line:
+                raise SystemExit(f"{side} failed: see above")
+        yield p
     finally:
-        for p in processes.values():
-            p.kill()
+        p.kill()
+        p.wait()        # its memory is free only then
+
+
+def ask(process):
+    process.stdin.write("\n")
+    process.stdin.flush()
+    return json.loads(process.stdout.readline())
+
+
+def versus(script, shape, sides, rounds, gpu=False):
+    """{side: [its figure in each round]}."""
+    env, figures = CPU | os.environ | (GPU if gpu else {}), {side: [] for side in sides}
+    with ExitStack() as stack:
+        start = lambda side: waiting(script, shape, side, env)
+        processes = {} if gpu else {side: stack.enter_context(start(side)) for side in sides}
+        for _ in range(rounds):
+            for side in sides:
+                if gpu:
+                    with start(side) as process:
+                        figures[side].append(ask(process))
+                else:
+                    figures[side].append(ask(processes[side]))
     return figures
 
 
@@ -71,16 +89,16 @@ def ratio(ours, theirs):
     return median(r), r[len(r) // 4], r[-1 - len(r) // 4]
 
 
-def best_peer(figures):
-    return max((s for s in figures if s not in ("ours", "ours bf16", "peak", "read")), key=lambda s: median(figures[s]))
+NO_PEERS = "ours", "ours bf16", "CTranslate2 int8", "peak", "read"
 
 
 def report(subject, unit, shape, figures, more=""):
-    """One row for people."""
-    peer = best_peer(figures)
-    m, low, high = ratio(figures["ours"], figures[peer])
-    print(f"| {subject} | {shape} | {median(figures['ours']):,.1f} | {median(figures[peer]):,.1f} ({peer}) | "
-          f"**{m:.2f}** ({low:.2f} to {high:.2f}) | {unit} {more}|", flush=True)
+    """One row for people, and one more for each slower peer."""
+    peers = sorted(figures.keys() - set(NO_PEERS), key=lambda side: -median(figures[side]))
+    for peer in peers:
+        m, low, high = ratio(figures["ours"], figures[peer])
+        print(f"| {subject} | {shape} | {median(figures['ours']):,.1f} | {median(figures[peer]):,.1f} ({peer}) | "
+              f"**{m:.2f}** ({low:.2f} to {high:.2f}) | {unit} {more if peer == peers[0] else ''}|", flush=True)
 
 
 def numbers(config):
@@ -89,11 +107,14 @@ def numbers(config):
                            decode=lambda ids: "".join(map(chr, ids)))
 
 
-def machine(*packages):
-    versions, device = ", ".join(f"{p} {metadata.version(p)}" for p in packages), f"{CORES} cores"
-    if os.environ.get("JAX_PLATFORMS") == "cuda":
-        import jax
-        device = jax.devices()[0].device_kind
+def card():
+    """The GPU's name, asked by another process, because this one would hold memory that the sides need."""
+    ask = "import jax; print(jax.devices()[0].device_kind)"
+    return subprocess.check_output([sys.executable, "-c", ask], text=True, env=os.environ | GPU).strip()
+
+
+def machine(*packages, gpu=False):
+    versions, device = ", ".join(f"{p} {metadata.version(p)}" for p in packages), card() if gpu else f"{CORES} cores"
     print(f"{datetime.date.today()} · {device} · {platform.system()} {platform.machine()} · Python "
           f"{platform.python_version()} · {versions}")
     print("| | shape | ours | peer | ratio, quartiles | unit |\n|---|---|---|---|---|---|", flush=True)

@@ -8,11 +8,11 @@ import dataclasses
 import time
 from statistics import median
 
-from versus import CORES, flags, machine, matrix_peak, on_gpu, report, serve, versus
+from versus import CORES, flags, machine, matrix_peak, report, serve, versus
 
 #          layers, heads, width, context, vocabulary, sequences a step
 SHAPES = {"toy": (4, 4, 128, 256, 1024, 16), "6x384": (6, 6, 384, 256, 1024, 12)}
-GPU_SHAPES = {"350M": (20, 16, 1024, 2048, 51200, 8)}
+GPU_SHAPES = {f"350M, {batch} sequences": (20, 16, 1024, 2048, 51200, batch) for batch in (8, 16)}
 STEPS = 3
 
 
@@ -107,12 +107,10 @@ def main():
     if args.side:
         return serve({"ours": lambda: ours(args.shape), "torch": lambda: torch_gpt(args.shape, False),
                       "torch.compile": lambda: torch_gpt(args.shape, True), "peak": lambda: matrix_peak}[args.side]())
-    if args.gpu:
-        on_gpu()
     from model import flops_per_token
-    machine("jax", "torch")
+    machine("jax", "torch", gpu=args.gpu)
     for shape in GPU_SHAPES if args.gpu else SHAPES:
-        figures = versus(__file__, shape, ["ours", "torch", "torch.compile", "peak"], args.rounds)
+        figures = versus(__file__, shape, ["ours", "torch", "torch.compile", "peak"], args.rounds, args.gpu)
         flops = flops_per_token(sizes(shape)[0])
         share = median(flops * r / 1e9 / peak for r, peak in zip(figures["ours"], figures["peak"]))
         report("train", "tokens/s", shape, figures, f"· {share:.0%} of {median(figures['peak']):.0f} GFLOP/s ")

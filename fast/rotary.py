@@ -6,8 +6,9 @@ import numpy as np
 def rotary(x, positions, rotary_dim: int):
     """model.rotary as (a, b) cos + (-b, a) sin, where (-b, a) is x times a constant matrix. x: (B, H, T, K).
 
-    The product is exact, for each of its sums has one term. It is faster because taking the even and the odd numbers of a
-    row apart and putting them together again is slow on a CPU, a GPU and a TPU alike.
+    The product is exact, for each of its sums has one term. A CPU and a TPU are slow at taking the even and the odd numbers of
+    a row apart and at putting them together again. A GPU is not, and takes the plain form: 350M's step with 16 sequences was
+    178.7 ms with it and 185.2 with the product (H100).
     """
     K, R = x.shape[-1], rotary_dim
     if R == 0:
