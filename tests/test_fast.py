@@ -16,7 +16,6 @@ import pytest
 from jax.sharding import PartitionSpec as P
 
 import model
-import tpu_mesh
 from model import plain_attention, rotary
 from tpu_mesh import make_mesh
 from train import Hyper, fresh_state, train_step
@@ -113,7 +112,8 @@ def test_a_gathered_weights_gradient_is_float32_over_all_chips(fsdp):
 
 def lowered_step(platform, monkeypatch):
     """The text of a bfloat16 step as it is lowered for a GPU or a TPU that is not here, with plain attention."""
-    monkeypatch.setattr(tpu_mesh, "platform", lambda: platform)
+    for module in (model, weights):
+        monkeypatch.setattr(module, "platform", lambda: platform)
     monkeypatch.setattr(model, "kernel_for", lambda *_: None)
     config = replace(model.CONFIGS["toy"], n_layer=1, block_size=64, dtype="bfloat16")
     state = jax.eval_shape(partial(fresh_state, config=config), jax.random.key(0))
