@@ -17,7 +17,6 @@ import hashlib
 import json
 import os
 import re
-import shutil
 from contextlib import closing
 from pathlib import Path
 
@@ -28,7 +27,8 @@ from corpora.cluster import absolute_paths, pool_for
 from corpora.digests import DigestSet
 from corpora.files import TextFiles, input_flags
 from corpora.folder import settle_out, written_whole
-from corpora.shards import ShardWriter, divided, open_folder, print_totals, totals
+from corpora.order import permute
+from corpora.shards import ShardWriter, divided, open_folder, own_tokenizer, print_totals, totals
 from corpora.text import LONGEST_LINE, measure
 from corpora.vocabulary import encode_any, gpt2_arguments, read_tiktoken
 from corpora.vocabulary import write_tiktoken as write_tiktoken  # for what train_bpe learns
@@ -41,25 +41,29 @@ from tqdm import tqdm
 
 END_OF_TEXT = b"<|endoftext|>"  # how the separator is shown; this text in a file is ordinary text
 
-# CodeGen adds 38 runs of white space to GPT-2's 50,257 entries: 31 down to 2 spaces are ids 50257
-# to 50286, 9 down to 2 tabs are 50287 to 50294. The regex cuts each as long as it can be, before it
-# looks for GPT-2's words: of 32 spaces 31 are a run, and the BPE gets the last. They are no special
-# tokens of tiktoken, because it would not always take the longest.
+# CodeGen adds to GPT-2's ids 38 more for runs of white space: 31 down to 2 spaces are ids 50257 to
+# 50286, 9 down to 2 tabs are 50287 to 50294. They are no special tokens of tiktoken, because its
+# search for these would not always take the longest run.
+N_GPT2 = 50257
 RUNS = [b" " * n for n in range(31, 1, -1)] + [b"\t" * n for n in range(9, 1, -1)]
+
+# Where a text is cut before the merges: GPT-2's pattern with two changes. Runs come first, each as
+# long as it can be; and BLANK, a white space where no run begins, stands for its \s. So of
+# "\n" + 5 spaces + "x" GPT-2 makes "\n    ", " x"; here it is "\n", the run of 5, "x".
 RUN = r" {2,31}|\t{2,9}"
-BLANK = r"(?:(?!  |\t\t)\s)"        # white space that begins no run
+BLANK = r"(?:(?!  |\t\t)\s)"
 CODEGEN_PATTERN = "|".join([
     RUN,
     r"'(?:[sdmt]|ll|ve|re)",        # how English words are shortened: 's, 'd, 'll, ...
     r" ?\p{L}+",                    # letters, with the space before them
     r" ?\p{N}+",                    # digits, likewise
     r" ?[^\s\p{L}\p{N}]+",          # punctuation, likewise
-    rf"{BLANK}+(?!\S)",             # white space, but for the last one before a word,
-    BLANK,                          # which stands alone where the word does not take it
+    rf"{BLANK}+(?!\S)",             # GPT-2's \s+(?!\S): all white space but the last before a word
+    BLANK,                          # GPT-2's \s+: that last one, where the word does not take it
 ])
 
-# How the text is cut before the merges of a .tiktoken file. "Letters" are all characters but
-# ASCII's others, because then every regex library cuts alike: tiktoken's and the trainer's.
+# How the text is cut before the merges of a .tiktoken file. Letters are A-Z, a-z and all beyond
+# ASCII, because regex libraries (tiktoken's, the trainer's) differ in their tables of Unicode.
 PATTERN = "|".join([
     r"[0-9]",                       # a digit alone
     r"[\r\n][ \t\r\n]*",            # a line break, blank lines, and the indentation after them
@@ -68,8 +72,9 @@ PATTERN = "|".join([
     r"[ \t]+",
 ])
 
-# Where a text is cut even before, because the merges of one word take up to the square of its
-# length: after 4000 characters that are one word or one gap.
+# A guard that is not the paper's. The merges of one word take up to the square of its length, so a
+# word or a gap of 4000 characters is encoded by itself, and what follows it anew; a cut never falls
+# into a run. The group makes re.split keep what it cuts at.
 ENDLESS = re.compile(r"(\S{4000}|\s{4000})")
 CODEGEN_ENDLESS = re.compile(rf"({RUN}|\S{{4000}}|{BLANK}{{4000}})")
 
@@ -81,16 +86,16 @@ class Tokenizer:
     vocab: list = dataclasses.field(repr=False)  # the bytes of each id, end of text included
     eot: int                 # id that ends each document; encode() never returns it
     bpe: object = None       # tiktoken.Encoding, or None for plain bytes
-    endless: object = ENDLESS
-    runs: dict = dataclasses.field(default_factory=dict)  # text -> id of the whitespace runs
+    endless: object = ENDLESS       # re.Pattern
+    runs: dict = dataclasses.field(default_factory=dict)    # text -> id of the whitespace runs
     pattern: str = ""        # how the text is cut before the merges
 
     @property
     def identity(self):
         """A digest of vocabulary and cutting: tokenizers that share it give the same ids, whatever
         their names."""
-        said = [self.pattern, sorted(self.runs), self.eot, [token.hex() for token in self.vocab]]
-        return hashlib.sha256(json.dumps(said).encode()).hexdigest()
+        parts = [self.pattern, sorted(self.runs), self.eot, [token.hex() for token in self.vocab]]
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
     @property
     def n_vocab(self):
@@ -99,7 +104,7 @@ class Tokenizer:
 
     def encode(self, text):
         """str -> list of ids. Nothing in the text is special: "<|endoftext|>" in a source file is
-        13 characters."""
+        13 characters. A lone surrogate, half a character of a damaged file, becomes 3 bytes."""
         if self.bpe is None:
             return list(text.encode("utf-8", "surrogatepass"))
         return encode_any(self.bpe, text, self.endless)
@@ -138,10 +143,10 @@ def get_tokenizer(name):
         vocab = [*ranks, END_OF_TEXT]
         if name == "gpt2":
             return Tokenizer(name, vocab, eot, tiktoken.Encoding(**gpt2), pattern=gpt2["pat_str"])
-        runs = {run: 50257 + i for i, run in enumerate(RUNS)}
+        ids_of_runs = {run: N_GPT2 + i for i, run in enumerate(RUNS)}
         bpe = tiktoken.Encoding(
-            name, pat_str=CODEGEN_PATTERN, mergeable_ranks=ranks | runs, special_tokens={})
-        runs = {run.decode(): i for run, i in runs.items()}
+            name, pat_str=CODEGEN_PATTERN, mergeable_ranks=ranks | ids_of_runs, special_tokens={})
+        runs = {run.decode(): i for run, i in ids_of_runs.items()}
         return Tokenizer(name, vocab + RUNS, eot, bpe, CODEGEN_ENDLESS, runs, CODEGEN_PATTERN)
     path = PROJECT / "miniature" / "miniature.tiktoken" if name == "miniature" else Path(name)
     if path.suffix != ".tiktoken":
@@ -160,11 +165,13 @@ def train_bpe(texts, vocab_size):
 
 # ---- step 1: filter ------------------------------------------------------------------------------
 
-# The paper's filters: reason -> whether a text's Measures fail. Prose is one long line a paragraph.
+# The paper's filters: reason -> whether a file's Measures fail. It keeps files whose lines have
+# fewer than 100 characters on average and none more than 1,000, and drops those of which more than
+# 90 % are decimal or hexadecimal digits. In prose a paragraph is one long line.
 PAPER = {
-    "average_line": lambda text: text.in_lines / text.lines >= 100,
-    "longest_line": lambda text: text.longest_line > LONGEST_LINE,
-    "digits": lambda text: text.hexadecimal > 0.9 * text.characters,
+    "average_line": lambda m: m.in_lines / m.lines >= 100,
+    "longest_line": lambda m: m.longest_line > LONGEST_LINE,
+    "digits": lambda m: m.hexadecimal > 0.9 * m.characters,
 }
 FILTERS = {"code": list(PAPER), "prose": ["digits"], "none": []}
 
@@ -175,10 +182,10 @@ def inspect(file, filters="code"):
     What is no text is dropped first, whatever the filters. digest: SHA-256 of the text; pieces:
     [(offset, digest)] of its parts, a single one but for large files.
     """
-    text = measure(file)
-    failed = (reason for reason in FILTERS[filters] if PAPER[reason](text))
-    reason = text.reason or next(failed, None)
-    return (reason, None, []) if reason else (None, text.digest, text.pieces)
+    m = measure(file)
+    failed = (reason for reason in FILTERS[filters] if PAPER[reason](m))
+    reason = m.reason or next(failed, None)
+    return (reason, None, []) if reason else (None, m.digest, m.pieces)
 
 
 # ---- step 2: deduplicate -------------------------------------------------------------------------
@@ -204,6 +211,10 @@ def distinct(batches, count):
 
 # ---- step 3: tokenize ----------------------------------------------------------------------------
 
+# Worker processes see each document twice. First they `inspect` it; then `distinct`, here, in the
+# one process that sees all digests, lets through what stays; that they tokenize. So no text of a
+# file travels between processes, and no duplicate is tokenized.
+
 # The six languages of BIGQUERY, by their own names and by those of files. The paper puts the
 # language's name before each file but does not print the exact text; ours is the name on a line of
 # its own.
@@ -227,7 +238,9 @@ def prepare_documents(documents, count, pool):
 
 # ---- step 4: shuffle -----------------------------------------------------------------------------
 
-BUCKET = 2 ** 26      # bytes of text that share a bucket: what `shuffled` holds in memory, no more
+# As in sorting by keys drawn at random: the bucket is a key's first digit, the place in it the
+# rest. One bucket is in memory at a time: the ids of about so many bytes of text.
+BUCKET = 2 ** 26
 
 
 def to_buckets(documents, folder, n_buckets, eot, rng):
@@ -243,31 +256,35 @@ def to_buckets(documents, folder, n_buckets, eot, rng):
 
 
 def shuffled(folder, n_buckets, eot, rng):
-    """Yields the documents of all buckets, each bucket's permuted, and removes the buckets. Drawing
-    the bucket and the place in it is together one uniform shuffle of all documents."""
+    """Yields the documents of all buckets, each bucket's permuted, and removes the buckets."""
     bar = tqdm(range(n_buckets), unit=" buckets", desc="shuffle, pack", disable=n_buckets == 1)
     for bucket in bar:
         path = folder / f"bucket{bucket}"
-        if path.exists():
+        if path.exists():       # some document has drawn it
             ids = np.fromfile(path, np.uint16)
             path.unlink()
-            pieces = np.split(ids, np.flatnonzero(ids == eot) + 1)[:-1]
-            for i in rng.permutation(len(pieces)):
-                yield pieces[i]
+            # Each ends in eot, which encode() never returns; behind the last one nothing is left.
+            documents = np.split(ids, np.flatnonzero(ids == eot) + 1)[:-1]
+            for i in rng.permutation(len(documents)):
+                yield documents[i]
 
 
 # ---- step 5: concatenate -------------------------------------------------------------------------
 
-def pack(documents, out, tokenizer, block_size, val_fraction, seed, n_buckets=1, about=None):
+#   document 1 <eot> document 2 <eot> document 3 ...        one stream of tokens a split
+#   |--- block_size ---|--- block_size ---|--- ...          sequence i, and one token more: its last
+#                                                           target is the next one's first input
+# Nothing is padded. The tokens after the last whole sequence are counted as unused.
+
+def pack(documents, out, tokenizer, block_size, val_fraction, seed, n_buckets=1, about=dict):
     """Shuffles documents, packs them into sequences of block_size, writes shards and meta.json;
     returns the meta.
 
     documents: iterator of id lists or arrays, each without the end of text, which is added after
-    each one. The first val_fraction of them after the shuffle are the validation split (one whole
-    sequence at least), so no document is in both; where whole ones would take too much from
-    training, one is cut (`divided`). Nothing is padded; the tokens after the last whole sequence of
-    a split are counted as unused. meta.json is written last, in OUT.tmp which is then renamed, or
-    in OUT where that is an empty folder. ValueError, and nothing stays, where it cannot be done.
+    each one. The first val_fraction of them after the shuffle are the validation split, one whole
+    sequence at least; no document is in both but one, perhaps, that `divided` cuts. about: gives,
+    after the last document, what meta.json says beside. ValueError, and nothing stays, where it
+    cannot be done.
     """
     if tokenizer.n_vocab > 65536:
         raise ValueError(f"tokenizer {tokenizer.name} has {tokenizer.n_vocab} ids, shards of "
@@ -284,13 +301,10 @@ def pack(documents, out, tokenizer, block_size, val_fraction, seed, n_buckets=1,
             writers[split].add(part)
         for writer in writers.values():
             writer.close()
-        name = tokenizer.name
-        if name.endswith(".tiktoken"):  # the folder keeps its own copy and can be moved
-            shutil.copyfile(name, folder / Path(name).name)
-            name = Path(name).name
-        meta = {"tokenizer": name, "vocab_size": tokenizer.n_vocab, "eot": tokenizer.eot,
-                "block_size": block_size, "dtype": "uint16", "seed": seed,
-                "val_fraction": val_fraction, **(about or {}), **totals(writers, n_documents)}
+        meta = {"tokenizer": own_tokenizer(folder, tokenizer.name),
+                "vocab_size": tokenizer.n_vocab, "eot": tokenizer.eot, "block_size": block_size,
+                "dtype": "uint16", "seed": seed, "val_fraction": val_fraction,
+                **about(), **totals(writers, n_documents)}
         replace_file(folder / "meta.json", (json.dumps(meta, indent=1) + "\n").encode())
     return meta
 
@@ -309,30 +323,6 @@ def open_data(spec):
     return open_folder(spec)
 
 
-def permute(index, n, key):
-    """index (array of ints below n) -> their places in a permutation of n drawn by key (a tuple of
-    ints), each below n.
-
-    A Feistel network over the next even number of bits; a place that falls outside n is sent
-    through again until it falls inside. So an epoch's order takes no memory: BIGPYTHON's 35 million
-    sequences would be a table of 0.3 GB.
-    """
-    half = np.uint64(max(1, (int(n - 1).bit_length() + 1) // 2))
-    mask = (np.uint64(1) << half) - np.uint64(1)
-    keys = np.random.SeedSequence(key).generate_state(12, np.uint64).reshape(6, 2)
-    place = np.array(index, np.uint64)
-    todo = np.arange(len(place))
-    while len(todo):
-        left, right = place[todo] >> half, place[todo] & mask
-        for add, multiply in keys:  # six rounds: each hashes one half into the other
-            mixed = (right + add) * (multiply | np.uint64(1))
-            mixed = (mixed ^ (mixed >> np.uint64(29))) * np.uint64(0x9E3779B97F4A7C15)
-            left, right = right, left ^ ((mixed >> np.uint64(32)) & mask)
-        place[todo] = (left << half) | right
-        todo = todo[place[todo] >= n]
-    return place.astype(np.int64)
-
-
 def get_sequences(data, split, seed, first, batch_size, process_id=0, num_processes=1):
     """The `batch_size` sequences from number `first` on -> int32 (batch_size // num_processes,
     block_size + 1), for x = b[:, :-1], y = b[:, 1:].
@@ -345,19 +335,22 @@ def get_sequences(data, split, seed, first, batch_size, process_id=0, num_proces
     """
     if batch_size % num_processes or not 0 <= process_id < num_processes:
         raise ValueError(f"batch_size {batch_size} does not divide over {num_processes} processes")
-    n = int(data.starts[split][-1])
+    n = int(data.starts[split][-1])     # sequences in the split
     if not n:
         raise ValueError(f"{data.folder} has no {split} sequences: prepare it with --val_fraction "
                          "above 0")
     local = batch_size // num_processes
-    epoch, place = np.divmod(first + process_id * local + np.arange(local), n)
-    rows = np.empty(local, np.int64)
-    for e in np.unique(epoch):
-        rows[epoch == e] = permute(place[epoch == e], n, (seed, int(e)))
+    numbers = first + process_id * local + np.arange(local)     # (local,), over all epochs
+    epochs, places = np.divmod(numbers, n)
+    rows = np.empty(local, np.int64)                            # (local,), in the split's files
+    for epoch in np.unique(epochs):     # one, or more where the batch runs over an epoch's end
+        rows[epochs == epoch] = permute(places[epochs == epoch], n, (seed, int(epoch)))
+    # Where the shards start at sequences 0 and 1000 and end at 2000, row 1500 lies in shard 1.
+    starts = data.starts[split]
+    shard_of = np.searchsorted(starts, rows, "right") - 1
     batch = np.empty((local, data.block_size + 1), np.int32)
-    shards = np.searchsorted(data.starts[split], rows, "right") - 1
-    for i, (row, shard) in enumerate(zip(rows, shards)):
-        start = (row - data.starts[split][shard]) * data.block_size
+    for i, (row, shard) in enumerate(zip(rows, shard_of)):
+        start = (row - starts[shard]) * data.block_size
         batch[i] = data.shards[split][shard][start:start + data.block_size + 1]
     if batch.max() >= data.meta["vocab_size"]:
         raise ValueError(f"the data in {data.folder} is damaged ({split} holds the token id "
@@ -366,7 +359,8 @@ def get_sequences(data, split, seed, first, batch_size, process_id=0, num_proces
 
 
 def get_batch(data, split, seed, step, batch_size, process_id=0, num_processes=1):
-    """Batch number `step` of a run whose batches are all of one size; else as get_sequences."""
+    """Batch number `step` of a run whose batches are all of one size; else as get_sequences, which
+    train.py calls, because its batches may grow."""
     first = step * batch_size
     return get_sequences(data, split, seed, first, batch_size, process_id, num_processes)
 
@@ -383,8 +377,9 @@ def prepare(args):
     files.left_out |= {str(folder) for folder in settle_out(args.out)}
     tokenizer = get_tokenizer(args.tokenizer)
     n_bytes, n_text = files.measured()     # for the bar, the processes and the buckets
-    about = {"extensions": files.endings, "filters": args.filters,
-             "language_prefix": args.language_prefix, "exclude_benchmarks": args.exclude_benchmarks}
+    about = lambda: {"extensions": files.endings, "filters": args.filters,
+                     "language_prefix": args.language_prefix,
+                     "exclude_benchmarks": args.exclude_benchmarks, **files.numbers()}
     check = functools.partial(inspect, filters=args.filters)
     if args.exclude_benchmarks:
         check = excluding_benchmarks(check)
@@ -396,14 +391,13 @@ def prepare(args):
               tqdm(total=n_bytes, unit="B", unit_scale=True, desc="filter, tokenize") as bar):
             found = files.documents(bar, language if args.language_prefix else None)
             yield from prepare_documents(found, files.count, pool)
-        about.update(files.numbers())
 
     try:
         with closing(documents()) as stream:
             meta = pack(stream, args.out, tokenizer, args.block_size, args.val_fraction, args.seed,
                         1 + n_text // BUCKET, about)
     except ValueError as error:
-        counted = f" ({files.words()})" if "kept" in about else ""
+        counted = f" ({files.words()})" if files.all_read else ""
         raise ValueError(f"{error}{counted}") from None
     print(f"{meta['documents_seen']:,} documents, {files.words()}")
     print_totals(meta)

@@ -2,12 +2,13 @@
 from harness import flags
 
 import collections
+import functools
 import os
 import stat
 import sys
 
 from corpora.documents import Document
-from corpora.ignore import left_out, rules_in, rules_of
+from corpora.ignore import left_out, left_out_of_any, rules_in, rules_of
 from corpora.records import TEXT_KEYS, check_library, is_records, read_records, text_of
 
 from tqdm import tqdm
@@ -72,6 +73,7 @@ class TextFiles:
         self.language_key = language_key
         self.left_out = set()                   # real paths of folders: our own output
         self.count = collections.Counter()      # of documents, by reason, and of files
+        self.all_read = False                   # whether `documents` has come to its end
         self.folders = collections.Counter()    # by kind of those passed over, and "unreadable"
 
     @classmethod
@@ -119,6 +121,7 @@ class TextFiles:
             else:
                 yield Document(path, size, language(path) + "\n" if language else "")
                 bar.update(size)
+        self.all_read = True
 
     def records(self, path, size, bar, language):
         """`documents` of a file of records."""
@@ -219,8 +222,7 @@ class TextFiles:
             rules = rules_at.pop(folder)    # of .gitignore: this folder's and those above it
             if self.gitignore and ".gitignore" in files:
                 rules = [*rules, (folder, rules_in(folder))]
-            out = lambda path, is_folder: (
-                left_out(path, is_folder, exclude) or left_out(path, is_folder, rules))  # noqa: B023
+            out = functools.partial(left_out_of_any, rule_lists=(exclude, rules))
             below = []
             for name in sorted(names):
                 path = os.path.join(folder, name)

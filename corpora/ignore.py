@@ -71,3 +71,8 @@ def left_out(path, is_folder, rules):
             if (is_folder or not folders_only) and regex.fullmatch(below):
                 return leaves_out
     return False
+
+
+def left_out_of_any(path, is_folder, rule_lists):
+    """Whether one of several lists of rules leaves a path out."""
+    return any(left_out(path, is_folder, rules) for rules in rule_lists)

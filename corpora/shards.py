@@ -12,6 +12,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import shutil
 import zlib
 from pathlib import Path
 
@@ -92,6 +93,15 @@ class ShardWriter:
     def unused(self):
         """Tokens after the last whole sequence."""
         return self.tokens - (self.sequences * self.block_size + 1 if self.sequences else 0)
+
+
+def own_tokenizer(folder, name):
+    """The tokenizer's name for meta.json. Of a .tiktoken file the folder keeps a copy, because it
+    may be moved."""
+    if not name.endswith(".tiktoken"):
+        return name
+    shutil.copyfile(name, folder / Path(name).name)
+    return Path(name).name
 
 
 def checksum(path):
