@@ -173,7 +173,7 @@ class Count:
         for name, i in inside.items():
             if me not in i.operands:
                 continue
-            if i.op in ("dynamic-slice", "slice"):
+            if i.op in ("dynamic-slice", "slice") and i.operands[0] == me:   # and not its place
                 read += size(inside, [name], True)
             elif i.op == "fusion":
                 deeper = self.bodies[i.called()]

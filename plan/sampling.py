@@ -77,12 +77,15 @@ def estimate(texts: Texts) -> dict:
 
     # Beside each layer's activations a prefill writes its scores down, in float32 and in `dtype`;
     # the softmax goes over them in about six passes of 4 bytes.
+    # What is float32 is multiplied as bfloat16, and copied to that once and not layer by layer.
+    halves = (width == 4) / 2
     temp = cache_bytes(texts, PIECE) + 2 * logits + (4 + width) * scores + 4 * PIECE * x
+    temp += halves * (weights + cache)
     hbm = weights + cache + c.n_layer * (24 * scores + (8 + 20 / tp) * PIECE * x)
     prefill = Work(temp, products(texts, PIECE), hbm, sums(texts, PIECE))
 
     # qkv_proj is laid out anew before the loop: its heads stand behind each other there.
-    temp = 2 * cache_bytes(texts, LOOK) + 2 * logits + qkv
+    temp = 2 * cache_bytes(texts, LOOK) + 2 * logits + qkv + halves * weights
     hbm = LOOK * (weights + cache) + 2 * qkv
     decode = Work(temp, LOOK * products(texts, 1), hbm, sums(texts, 1, LOOK, draws=True))
 
