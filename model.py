@@ -528,13 +528,12 @@ def load_params(folder, config: Config, mesh=None, dtype="float32", mp_num=None)
     if mp_num is not None:
         raise ValueError(f"--mp_num is for Hugging Face folders, and {folder} is a checkpoint: "
                          "leave it out")
-    params, to = {}, tpu_mesh.shardings(param_table(config), mesh)
-    # One by one, because a cast of all would hold all of them twice.
-    for name, (shape, _, init) in param_table(config).items():
-        wanted = {f"params/{name}": jax.ShapeDtypeStruct(shape, jnp.float32, sharding=to[name])}
-        weight = tpu_mesh.load_arrays(folder, wanted)[f"params/{name}"]
-        params[name] = weight.astype(dtype if init else "float32")
-    return params
+    to = tpu_mesh.shardings(param_table(config), mesh)
+    wanted = {f"params/{name}": jax.ShapeDtypeStruct(shape, dtype if init else "float32",
+                                                     sharding=to[name])
+              for name, (shape, _, init) in param_table(config).items()}
+    arrays = tpu_mesh.load_arrays(folder, wanted)
+    return {name: arrays[f"params/{name}"] for name in to}
 
 
 # ---- doors to hf/ --------------------------------------------------------------------------------

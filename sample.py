@@ -94,8 +94,8 @@ from model import (
 from tpu_mesh import DATA
 
 # ---- where a text ends ---------------------------------------------------------------------------
-# The stop rules, all of them. Each is text -> the part that counts, and what it cuts once it cuts
-# for good: more text would not move the cut. So a row can stop as soon as its rule cuts.
+# The stop rules, all of them. Each is text -> the part that counts. No rule moves a cut when text
+# is added behind it, so a row can stop as soon as its rule cuts.
 
 def truncate_turn(text: str) -> str:
     """The paper's rule for one turn of MTPB (truncate in the released sampler).
@@ -136,19 +136,23 @@ def top_p_filter(logits, top_p, tp=()):
     included; the logits of all others become -inf.
 
     logits (B, V) float32, already divided by the temperature. A token stays if the tokens strictly
-    likelier than it have less than top_p together, so equals stay or go together. Instead of
-    sorting V logits we search for the highest probability that the nucleus does not need: positive
-    floats order like their bits, of which those up to 1.0 have 30, so 30 halvings find it exactly.
-    Where tp splits the vocabulary each round asks all ranks, so it settles 5 bits at once.
+    likelier than it have less than top_p together, so equals stay or go together:
+
+        probabilities .5 .3 .2, top_p .7      .5 stays (0 before it), .3 stays (.5), .2 goes (.8)
+
+    Instead of sorting V logits we search for the largest `low` such that all that is likelier has
+    top_p or more: what is likelier than `low` stays. Positive floats order like their bits, and
+    those up to 1.0 have 30, so 30 halvings find it exactly. Where tp splits the vocabulary, every
+    round asks all ranks, and therefore settles 5 bits at once.
     """
     top = lax.pmax(logits.max(-1, keepdims=True), tp)
     probs = jnp.exp(logits - top)
     probs = probs / lax.psum(probs.sum(-1, keepdims=True), tp)                      # (B, V)
     bits = lax.bitcast_convert_type(probs, jnp.int32)
-    digit = 5 if tp else 1
+    digit = 5 if tp else 1                                      # bits a round
 
-    def settle(i, low):     # (B, 1): what is likelier than `low` has top_p together
-        unit = 1 << (30 - digit - digit * i)
+    def settle(i, low):     # the next digit of low (B, 1), which is -1 where all tokens stay
+        unit = 1 << (30 - digit * (i + 1))
         marks = low + unit * jnp.arange(1, 2 ** digit)                              # (B, M)
         above = jnp.where(bits[:, None] > marks[..., None], probs[:, None], 0)      # (B, M, V)
         enough = lax.psum(above.sum(-1), tp) >= top_p
@@ -190,15 +194,16 @@ def row_keys(seed, sample_ids, positions):
 
 
 # ---- prefill and the decode loop -----------------------------------------------------------------
-# Neither program writes into the cache, because XLA copies all of what one program reads and
-# writes. The tokens that they run wait in a small cache beside it, `new`, and join it afterwards.
+# Neither prefill nor decode writes into the cache, because XLA copies all of what one program both
+# reads and writes. The tokens that they run wait in a small cache beside it, `new`, and afterwards
+# extend_cache puts them behind the others.
 
-@partial(jax.jit, static_argnames=("config", "dp", "tp"))
-def prefill(params, ids, cache, logits, lengths, counts, config: Config, dp=(), tp=()):
+@partial(jax.jit, static_argnames=("config", "tp"))
+def prefill(params, ids, cache, logits, lengths, counts, config: Config, tp=()):
     """Read a piece of the prompts, behind the lengths[b] tokens of row b that the cache has.
 
-    ids: (B, T), the first counts[b] of row b are real. Returns (logits after each row's last real
-    token (B, V), those given where it has none; new)."""
+    ids: (B, T), the first counts[b] of row b are real. logits (B, V): what an earlier piece gave; a
+    row that has no tokens left keeps them. Returns (logits after each row's last token, new)."""
     new = beside(cache, ids.shape[1])
     x, new = forward_cached(params, ids, cache, new, lengths, 0, config, tp)
     ends = jnp.maximum(counts - 1, 0)[:, None, None]
@@ -214,7 +219,7 @@ def decode(params, cache, logits, lengths, done, budget, seed, sample_ids, tempe
     logits (B, V): what the next token is drawn from. budget (B,): tokens that a row may still have.
     Returns (tokens (B, steps), -1 where a row had ended; new, logits, lengths, done, budget).
     """
-    cached = lengths
+    cached = lengths        # `lengths` grows in the loop; what the cache holds does not
 
     def more(carry):
         i, *_, done, _ = carry
@@ -227,7 +232,7 @@ def decode(params, cache, logits, lengths, done, budget, seed, sample_ids, tempe
         token = jnp.where(done, -1, token)
         made = token >= 0
         out = out.at[:, i].set(token)
-        done, budget = done | (token == eot), budget - made
+        done, budget = done | (token == eot), budget - made     # the eot joins no row's text
         # The barrier ties each weight to this token: left alone, XLA makes float32 copies of
         # bfloat16 weights before the loop.
         weights = jax.tree.map(lambda w: lax.optimization_barrier((w, i))[0], params)
@@ -243,8 +248,8 @@ def decode(params, cache, logits, lengths, done, budget, seed, sample_ids, tempe
     return lax.while_loop(more, one, (0, out, new, logits, lengths, done, budget))[1:]
 
 
-@partial(jax.jit, static_argnames=("config", "dp", "tp"))
-def token_logprobs(params, ids, config: Config, dp=(), tp=()):
+@partial(jax.jit, static_argnames=("config", "tp"))
+def token_logprobs(params, ids, config: Config, tp=()):
     """log p(ids[t] | ids[:t]) for t = 1 ... T-1. ids (B, T) -> (B, T-1) float32."""
     _, nll = cross_entropy(transformer(params, ids[:, :-1], config, tp), ids[:, 1:], tp=tp)
     return -nll
@@ -256,12 +261,12 @@ def token_logprobs(params, ids, config: Config, dp=(), tp=()):
 
 WEIGHTS = {name: spec for name, (_, spec, _) in TABLE.items()}
 ROW, CACHE, LOGITS, ONE = P(DATA), P(None, DATA, "tp"), P(DATA, "tp"), P()
-SPECS = {       # of the arguments, and of what is returned
-    prefill: ((WEIGHTS, ROW, CACHE, LOGITS, ROW, ROW), (LOGITS, CACHE)),
+SPECS = {       # program -> how its arguments lie, how what it returns lies, the axes that it takes
+    prefill: ((WEIGHTS, ROW, CACHE, LOGITS, ROW, ROW), (LOGITS, CACHE), dict(tp="tp")),
     decode: ((WEIGHTS, CACHE, LOGITS, ROW, ROW, ROW, ONE, ROW, ONE, ONE),
-             (ROW, CACHE, LOGITS, ROW, ROW, ROW)),
-    extend_cache: ((CACHE, CACHE, ROW), CACHE),
-    token_logprobs: ((WEIGHTS, ROW), ROW),
+             (ROW, CACHE, LOGITS, ROW, ROW, ROW), dict(dp=DATA, tp="tp")),
+    extend_cache: ((CACHE, CACHE, ROW), CACHE, {}),
+    token_logprobs: ((WEIGHTS, ROW), ROW, dict(tp="tp")),
 }
 
 
@@ -271,19 +276,28 @@ def mesh_of(params):
     return sharding.mesh if len(sharding.device_set) > 1 else None
 
 
+def fill(rows: int, mesh) -> int:
+    """As many rows, and what lacks until each copy of the model has equally many."""
+    copies = mesh.shape["dp"] if mesh else 1
+    return -(-rows // copies) * copies
+
+
 @cache
 def on_mesh(program, mesh, **static):
-    """One of the programs above with its static arguments, compiled for a mesh. Without one it is
-    what it is."""
+    """One of the programs above, with its static arguments, for a mesh; for None as it is."""
     if mesh is None:
         return partial(program, **static)
-    axes = {} if program is extend_cache else dict(dp=DATA, tp="tp")
-    sharded = jax.shard_map(partial(program, **static, **axes), mesh=mesh,
-                            in_specs=SPECS[program][0], out_specs=SPECS[program][1])
-    return jax.jit(sharded, donate_argnums=(0,) * (program is extend_cache))
+    arguments, results, axes = SPECS[program]
+    sharded = jax.shard_map(partial(program, **static, **axes), mesh=mesh, in_specs=arguments,
+                            out_specs=results)
+    return jax.jit(sharded, donate_argnums=0 if program is extend_cache else ())
 
 
 # ---- a chat: rows of text that grow turn by turn -------------------------------------------------
+
+# A cache of another size is a program to compile, which takes seconds; a cache that is too large is
+# read whole for every token. So it grows by doubling (`bucket`), or once to what a run needs
+# (`reserve`).
 
 ROOM = 256      # tokens that the rows of a cache can hold at first, together
 LOOK = 16       # tokens between two looks of the host at the text
@@ -357,8 +371,7 @@ class Chat:
 
     def a_row(self, numbers):
         """A number for each row, and zeros for rows that only fill the mesh up -> (B,) int32."""
-        ranks = self.mesh.shape["dp"] if self.mesh else 1
-        filled = np.zeros(-(-len(self.texts) // ranks) * ranks, np.int32)
+        filled = np.zeros(fill(len(self.texts), self.mesh), np.int32)
         filled[:len(numbers)] = numbers
         return filled
 
@@ -388,7 +401,8 @@ class Chat:
         one a row; a row also ends where the context is full. A history that leaves no room raises
         ValueError, or with keep_newest loses its oldest tokens (self.dropped says how many).
         stream(text so far) is called for row 0 as the prompt is read ("") and as the text grows,
-        without a character that is not whole yet. It may raise to end the turn: then rewrite.
+        without a character that is not whole yet. It may raise to end the turn; give the histories
+        anew, with rewrite, before the next one.
         """
         cut = stop if callable(stop) else partial(cut_at, stop)
         budgets = np.broadcast_to(np.asarray(max_new_tokens, np.int32), len(texts))
@@ -406,11 +420,13 @@ class Chat:
         ids, context = self.tokenizer.encode(text), self.config.block_size
         if not ids:
             raise ValueError("the prompt is empty: give at least one character")
-        room = context - (min(budget, context // 2) if keep_newest else 1)
-        if len(ids) > room and not keep_newest:
+        most = context - 1                      # one token at least is to be made
+        if keep_newest:                         # half of the context is left for the answer
+            most = context - min(budget, context // 2)
+        elif len(ids) > most:
             raise ValueError(f"the prompt has {len(ids)} tokens and the context {context}: "
                              "shorten it")
-        dropped = max(0, len(ids) - room)
+        dropped = max(0, len(ids) - most)
         ids = ids[dropped:]
         agree = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(ids, held))
         # The last token is always run: its logits are what we draw from.
@@ -418,8 +434,12 @@ class Chat:
         return Row(text, ids, dropped, cached, min(budget, context - len(ids)))
 
     def read(self, rows, stream):
-        """Fill the cache with each row's tokens, in pieces -> the logits that follow (B, V)."""
-        self.held = [[] for _ in rows]          # until all are read: `stream` may raise
+        """Fill the cache with each row's tokens, in pieces -> the logits that follow (B, V).
+
+            ids of a row    [ cached | size | size | .. ]        the last piece is padded
+        """
+        # If `stream` raises half-way the cache is partly filled: then it counts as empty.
+        self.held = [[] for _ in rows]
         need = max(len(row.ids) + row.budget for row in rows)
         if need > self.room:
             self.make_room(bucket(need, self.least))    # twice the room: few turns compile anew
@@ -433,8 +453,8 @@ class Chat:
             begins, counts = np.zeros((2, B), np.int32)
             for b, row in enumerate(rows):
                 begins[b] = min(row.cached + start, len(row.ids))
-                new = row.ids[begins[b]:][:size]
-                ids[b, :len(new)], counts[b] = new, len(new)
+                some = row.ids[begins[b]:][:size]
+                ids[b, :len(some)], counts[b] = some, len(some)
             logits, new = prefill_here(self.params, ids, self.cache, logits, begins, counts)
             self.cache = on_mesh(extend_cache, self.mesh)(self.cache, new, begins)
             self.tokens_run += int(counts.sum())
@@ -455,24 +475,28 @@ class Chat:
                 self.params, self.cache, logits, lengths, done, budget, self.seed, sample_ids,
                 self.temperature, self.top_p)
             self.cache = on_mesh(extend_cache, self.mesh)(self.cache, new, cached)
-            for b, (row, tokens, full) in enumerate(zip(rows, np.asarray(out), np.asarray(done))):
+            for b, (row, tokens, ended) in enumerate(zip(rows, np.asarray(out), np.asarray(done))):
                 if not row.reason:
-                    self.take(b, row, tokens[tokens >= 0].tolist(), cut, full)
+                    self.take(b, row, tokens[tokens >= 0].tolist(), cut, ended)
             if stream:
                 stream(rows[0].answer.rstrip("\ufffd"))
+            # Where a stop rule has cut a row, only the host knows that it has ended.
             done = done | (self.a_row([bool(row.reason) for row in rows]) > 0)
 
-    def take(self, b, row, tokens, cut, full):
-        """Row b has new tokens: decode all of its answer, and see whether it has ended."""
+    def take(self, b, row, tokens, cut, ended):
+        """Row b has new tokens: decode all of its answer, and see whether a rule cuts it. ended:
+        by end of text, or because its budget is used up."""
         eot = self.tokenizer.eot
         row.made += tokens
         self.tokens_run += len(tokens)
+        # A new list, because held[b] is row.ids. What lies behind a cut is held too: in the next
+        # turn `align` finds how far it agrees with the history.
         self.held[b] = self.held[b] + [t for t in tokens if t != eot]
         text = self.tokenizer.decode([t for t in row.made if t != eot])
         row.answer = cut(text)
         if len(row.answer) < len(text):
             row.reason = "stop"
-        elif full:
+        elif ended:
             row.reason = "eos" if eot in row.made else "length"
 
 
@@ -505,9 +529,9 @@ class Chats:
     def turn(self, texts, max_new_tokens: int, stop=(), keep_newest=False):
         """As Chat.turn -> [(text, reason)]."""
         shares = [texts[i:i + self.size] for i in range(0, len(texts), self.size)]
-        talk = lambda chat, share: chat.turn(share, max_new_tokens, stop, keep_newest=keep_newest)
+        turn = lambda chat, share: chat.turn(share, max_new_tokens, stop, keep_newest=keep_newest)
         with ThreadPoolExecutor(len(self.chats)) as pool:
-            return [answer for part in pool.map(talk, self.chats, shares) for answer in part]
+            return [answer for part in pool.map(turn, self.chats, shares) for answer in part]
 
     @property
     def dropped(self):
@@ -547,30 +571,36 @@ def prompt_logprob(params, config, tokenizer, texts, spans=None):
     ranges that count, all of it by default; a token counts when its first character lies in one. A
     text longer than the context keeps its newest tokens. Perplexity is exp(-sum / n).
     """
-    out = []
-    for i, text in enumerate(texts):
-        ids = tokenizer.encode(text)[-(config.block_size - 1):]
-        size = min(bucket(len(ids) + 1), config.block_size)
-        padded = np.full((1, size), tokenizer.eot, np.int32)
-        padded[0, 1:len(ids) + 1] = ids
-        logp = np.asarray(token_logprobs(params, padded, config))[0, :len(ids)]
-        if spans is not None:
-            logp = logp[tokens_in(spans[i], text, ids, tokenizer)]
-        out.append((float(logp.sum()), len(logp)))
+    out, mesh = [], mesh_of(params)
+    together = fill(1, mesh)                    # a text for each copy of the model
+    for start in range(0, len(texts), together):
+        some = texts[start:start + together]
+        tokens = [tokenizer.encode(text)[-(config.block_size - 1):] for text in some]
+        size = min(bucket(max(map(len, tokens)) + 1), config.block_size)
+        padded = np.full((together, size), tokenizer.eot, np.int32)
+        for row, ids in zip(padded, tokens):
+            row[1:len(ids) + 1] = ids           # row[0] stays end of text
+        found = np.asarray(on_mesh(token_logprobs, mesh, config=config)(params, padded))
+        for i, (text, ids, logp) in enumerate(zip(some, tokens, found), start):
+            logp = logp[:len(ids)]
+            if spans is not None:
+                logp = logp[tokens_in(spans[i], text, ids, tokenizer)]
+            out.append((float(logp.sum()), len(logp)))
     return out
 
 
 def tokens_in(spans, text, ids, tokenizer):
     """Which of the tokens ids, the end of text, begin in one of the character ranges -> bool (T,).
 
-    Tokens are made of bytes, so both are counted in bytes of the whole text."""
+    Tokens are made of bytes, so both are counted in bytes of the whole text: those of tokens from
+    its end backwards, because the front of a long text was left out."""
     to_byte = lambda n: len(text[:n].encode("utf-8", "surrogatepass"))
     sizes = [len(tokenizer.decode_bytes([t])) for t in ids]
     starts = to_byte(len(text)) - np.cumsum(sizes[::-1])[::-1]
-    counts = np.zeros(len(ids), bool)
+    chosen = np.zeros(len(ids), bool)
     for first, end in spans:
-        counts |= (starts >= to_byte(first)) & (starts < to_byte(end))
-    return counts
+        chosen |= (starts >= to_byte(first)) & (starts < to_byte(end))
+    return chosen
 
 
 # ---- loading -------------------------------------------------------------------------------------

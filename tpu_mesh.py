@@ -72,7 +72,7 @@ def make_mesh(dp=1, fsdp=1, tp=1, devices=None):
     fewer."""
     devices = jax.devices() if devices is None else list(devices)
     need, there = dp * fsdp * tp, len(devices)
-    asked = f"--dp {dp} --fsdp {fsdp} --tp {tp}"
+    asked = f"--dp {dp} --fsdp {fsdp} --tp {tp}".replace(" --fsdp 1", "")
     if min(dp, fsdp, tp) < 1:
         raise ValueError(f"{asked}: each must be at least 1")
     if need > there:
@@ -395,7 +395,8 @@ def read_index(folder, meta) -> dict:
 
 def load_arrays(folder, wanted: dict) -> dict:
     """Put {name: ShapeDtypeStruct with a sharding} of a checkpoint of any mesh on the devices of
-    another; each device reads only its slice.
+    another, in the dtypes wanted. Each device gets its slice alone, and this host holds one array
+    at a time, once.
 
     Raises ValueError that names the folder when a file is missing, cut short or altered (each shard
     has a checksum), or when a shape is not the one wanted."""
@@ -409,8 +410,22 @@ def load_arrays(folder, wanted: dict) -> dict:
             raise ValueError(f"checkpoint {folder} holds {name} of shape {shape}, this model wants "
                              f"{want.shape}: give the model flags that it was trained with")
         read = partial(read_slice, folder, name, shape, dtype, shards)
-        arrays[name] = jax.make_array_from_callback(shape, want.sharding, read)
+        arrays[name] = make_array(want, read)
     return arrays
+
+
+def make_array(want, read):
+    """An array on a mesh, want: ShapeDtypeStruct with a sharding, from read(index), which gives a
+    slice. Devices that hold the same slice get it from one reading."""
+    held = {}
+
+    def piece(index):
+        place = tuple(part.indices(size)[:2] for part, size in zip(index, want.shape))
+        if place not in held:
+            held[place] = read(index).astype(want.dtype, copy=False)
+        return held[place]
+
+    return jax.make_array_from_callback(want.shape, want.sharding, piece)
 
 
 def read_slice(folder, name, shape, dtype, shards, index):

@@ -87,8 +87,9 @@ def read_hf(folder, config, mesh=None, dtype="float32", mp_num=None):
             params[name] = jnp.zeros(shape, kind, device=NamedSharding(mesh, spec))
         if layer is not None:
             shape, spec = shape[1:], P(*spec[1:])
-        w = from_hf(name, read_tensor(*where[theirs]), shape, mp_num).astype(kind, copy=False)
-        w = jax.make_array_from_callback(shape, NamedSharding(mesh, spec), w.__getitem__)
+        w = from_hf(name, read_tensor(*where[theirs]), shape, mp_num)
+        want = jax.ShapeDtypeStruct(shape, kind, sharding=NamedSharding(mesh, spec))
+        w = tpu_mesh.make_array(want, w.__getitem__)
         params[name] = w if layer is None else set_layer(params[name], layer, w)
     return params
 
