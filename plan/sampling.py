@@ -45,7 +45,8 @@ class Texts(NamedTuple):
 def weight_bytes(config, tp=1) -> int:
     """Of one chip: matrices are held in the dtype of the model, vectors in float32."""
     width = jnp.dtype(config.dtype).itemsize
-    return sum(math.prod(shape) * (width if init else 4) // (tp if "tp" in spec else 1)
+    split = lambda spec: tp if "tp" in jax.tree.leaves(tuple(spec)) else 1
+    return sum(math.prod(shape) * (width if init else 4) // split(spec)
                for shape, spec, init in param_table(config).values())
 
 
