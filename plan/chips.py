@@ -29,6 +29,9 @@ CHIPS = {   # by the name that --topology has for it
     "v6e": Chip("TPU v6 lite", 2, 256, 32 * 2 ** 30, 1640e9, 3200e9 / 4 / 8, 16),
 }
 
+HOST = {3: 4, 2: 8}         # chips of one host at most, by the dims of the grid
+SLICES = {3: ("2x2x1", "2x2x2", "2x2x4", "2x4x4", "4x4x4"), 2: ("2x2", "2x4", "4x4", "4x8", "8x8")}
+
 
 def parse_topology(text: str):
     """"v4:8x8x4" -> (Chip, sides (8, 8, 4)). Raises ValueError that says which slices there are."""

@@ -1,4 +1,4 @@
-"""The training step, compiled by the TPU compiler alone: the chips need not be here."""
+"""The real programs, compiled by the TPU compiler alone: the chips need not be here."""
 import importlib.util
 import os
 import tempfile
@@ -10,12 +10,17 @@ import jax.numpy as jnp
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
+import sample
 import train
+from model import param_table
 from tpu_mesh import DATA, make_mesh
 
 # What makes libtpu look for no TPU, and say nothing of it.
 QUIET = dict(TPU_SKIP_MDS_QUERY="1", TPU_WORKER_HOSTNAMES="localhost", TPU_ACCELERATOR_TYPE="v4-8",
              TPU_MIN_LOG_LEVEL="3", ALLOW_MULTIPLE_LIBTPU_LOAD="1")
+
+NO_COMPILER = ("libtpu is not installed, so nothing is compiled and this is by formula alone: "
+               "pip install libtpu")
 
 
 def has_compiler() -> bool:
@@ -44,6 +49,31 @@ def lower_step(config, hyper, mesh):
     tokens = jax.ShapeDtypeStruct((hyper.batch_size, config.block_size + 1), jnp.int32,
                                   sharding=NamedSharding(mesh, P(DATA)))
     return train.make_train_step(config, hyper, mesh).lower(state, tokens)
+
+
+def lower_sampling(config, mesh, rows, room, piece):
+    """The programs that sample `rows` texts of up to `room` tokens, ready to compile:
+    dict(prefill, decode, extend). piece: tokens that a prefill reads."""
+    def there(shape, dtype, spec):
+        return jax.ShapeDtypeStruct(shape, dtype, sharding=NamedSharding(mesh, spec))
+
+    def keys_and_values(size):
+        shapes = jax.eval_shape(partial(sample.init_cache, config, rows, size))
+        return {n: there(a.shape, a.dtype, sample.CACHE) for n, a in shapes.items()}
+
+    params = {name: there(shape, config.dtype if init else "float32", spec)
+              for name, (shape, spec, init) in param_table(config).items()}
+    cache, row = keys_and_values(room), there((rows,), "int32", sample.ROW)
+    logits = there((rows, config.vocab_size), "float32", sample.LOGITS)
+    ids, done = (there(s, d, sample.ROW) for s, d in (((rows, piece), "int32"), ((rows,), "bool")))
+    seed, number = (there((), dtype, sample.ONE) for dtype in ("uint32", "float32"))
+    on_mesh = partial(sample.on_mesh, mesh=mesh)
+    decode = on_mesh(sample.decode, config=config, n_vocab=config.vocab_size, eot=0,
+                     steps=sample.LOOK)
+    return dict(
+        prefill=on_mesh(sample.prefill, config=config).lower(params, ids, cache, logits, row, row),
+        decode=decode.lower(params, cache, logits, row, done, row, seed, row, number, number),
+        extend=on_mesh(sample.extend_cache).lower(cache, keys_and_values(sample.LOOK), row))
 
 
 def compile_with_text(lowered):

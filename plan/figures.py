@@ -72,8 +72,9 @@ def measure(config, hyper, mesh):
 def out_of_memory(error) -> str:
     """How much memory the compiler found missing. ValueError for anything else that it says."""
     if "RESOURCE_EXHAUSTED" not in str(error):
-        raise ValueError(f"the TPU compiler refuses this step: {str(error)[:300]}") from None
-    used = re.search(r"Used ([\d.]+[KMGT]) of ([\d.]+[KMGT]) hbm", str(error))
+        raise ValueError(f"the TPU compiler refuses this program: {str(error)[:300]}") from None
+    used = re.search(r"(?:Used|temporaries \()\s*([\d.]+[KMGT])\)? (?:of|exceeds available HBM \()"
+                     r"\s*([\d.]+[KMGT])", str(error))
     if used:
         return f"the compiler needs {used[1]} of {used[2]}"
     return "the compiler runs out of memory"

@@ -28,6 +28,7 @@ WIDTH = dict(pred=1, s8=1, u8=1, bf16=2, f16=2, s16=2, u16=2, f32=4, s32=4, u32=
 NO_TRAFFIC = ("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "iota",
               "partition-id", "after-all", "async-update")
 SUMS_AND_GATHERS = ("all-gather", "all-reduce", "reduce-scatter")
+UPDATE = {"dynamic-update-slice": 1, "scatter": 2}  # writes in place -> the operand that is written
 COLLECTIVES = (*SUMS_AND_GATHERS, "collective-permute", "all-to-all")
 
 
@@ -165,7 +166,9 @@ class Count:
         self.add_products(body, times)
         for n, i in body.items():
             if i.op == "while":
-                self.run(i.called("body"), times * self.trips(i))
+                trips = self.trips(i)
+                self.run(i.called("body"), times * trips)
+                self.ask(i.called("condition"), times * (trips + 1))
             elif i.op in ("conditional", "call"):
                 for branch in re.findall(r"%([\w.-]+)", i.rest[i.rest.index(")"):]):
                     if branch in self.bodies:
@@ -181,6 +184,13 @@ class Count:
             elif i.op not in NO_TRAFFIC and not i.op.endswith("-done") \
                     and (i.op != "custom-call" or "tpu_custom_call" in i.rest):
                 self.traffic += times * self.reads_and_writes(body, n)
+
+    def ask(self, name: str, times: int):
+        """Count the collectives of a loop's condition: all ranks go around as long as one has to."""
+        body = self.bodies[name]
+        for i in body.values():
+            if move := self.collective(i):
+                self.add_move(*move, i, times, size(body, i.operands, True))
 
     def trips(self, loop: Instruction) -> int:
         """How often a loop runs: the constant that its condition compares with."""
@@ -261,19 +271,19 @@ class Count:
         for name, i in inside.items():
             if me not in i.operands:
                 continue
-            if i.op in ("dynamic-slice", "slice"):
+            if i.op in ("dynamic-slice", "slice") and i.operands[0] == me:   # and not its place
                 read += size(inside, [name], True)
             elif i.op == "fusion":
                 deeper = self.bodies[i.called()]
                 places = [k for k, o in enumerate(i.operands) if o == me]
                 read += sum(self.fusion_reads(deeper, k) for k in places)
-            elif not (i.op == "dynamic-update-slice" and i.operands[0] == me):
+            elif not (i.op in UPDATE and i.operands[0] == me):
                 return size(inside, [me], True)
         return read
 
     def fusion_writes(self, inside, whole: int) -> int:
         """Bytes that it writes: of an update in place, the update."""
-        updates = [i.operands[1] for i in inside.values() if i.op == "dynamic-update-slice"]
+        updates = [i.operands[UPDATE[i.op]] for i in inside.values() if i.op in UPDATE]
         return min(whole, sum(size(inside, [u], True) for u in updates)) if updates else whole
 
 

@@ -6,6 +6,12 @@ def gib(n):
     return f"{n / 2 ** 30:.2f} GiB"
 
 
+def show_sent(c, each, unit, size):
+    """One collective of a plan: how often each step or token has it, what a chip sends for it."""
+    print(f"  {c['kind']:<18} over {'+'.join(c['axes']):<8} {c['count']:>5} a {each}, "
+          f"{c['moved_bytes'] / size:8.3f} {unit} sent by a chip" + " while it computes" * c["hidden"])
+
+
 def flags_of(plan):
     return " ".join(f"--{k} {n}" for k, n in plan["mesh"].items()) + \
         f" --batch_size {plan['batch_size']} --grad_accum {plan['grad_accum']}" \
@@ -25,9 +31,7 @@ def show_plan(p):
           f"which the program makes {p['program_flops_per_chip'] / p['flops_per_chip']:.3f} times "
           f"as many (by formula {p['program_flops_by_formula'] / p['flops_per_chip']:.3f})")
     for c in p["collectives"]:
-        print(f"  {c['kind']:<18} over {'+'.join(c['axes']):<8} {c['count']:>5} a step, "
-              f"{c['moved_bytes'] / 1e9:8.3f} GB sent by a chip"
-              + " while it computes" * c["hidden"])
+        show_sent(c, "step", "GB", 1e9)
     s = p["seconds"]
     print(f"  seconds       compute {s['compute']:.3f} · HBM {s['hbm']:.3f} · interconnect "
           f"{s['hidden']:.3f} while computing, {s['waiting']:.3f} waiting · "

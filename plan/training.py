@@ -4,7 +4,7 @@ import json
 import jax
 
 import train
-from plan.compiler import has_compiler
+from plan.compiler import NO_COMPILER, has_compiler
 from plan.figures import make_plan, used_bytes
 from plan.search import better_plans, compile_best
 from plan.show import flags_of, gib, show_plan
@@ -20,8 +20,7 @@ def main(args):
     tokens, steps, *_ = train.RECIPES[args.model]
     budget = tokens * steps
     if not has_compiler():
-        print("libtpu is not installed, so nothing is compiled and this is by formula alone: "
-              "pip install libtpu")
+        print(NO_COMPILER)
     if args.search:
         best = search(config, hyper, args, budget)
     else:

@@ -1,4 +1,6 @@
 """Laws of plans: collectives counted in the TPU's own program, links of a slice, rooflines, what is refused."""
+from harness.problems import PREFIX
+
 import dataclasses
 import itertools
 import json
@@ -11,8 +13,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import humaneval
+import mtpb
+import sample
 import train
+from data import get_tokenizer
 from model import CONFIGS, Config, flops_per_token, num_params
+from plan import protocols, sampling
 from plan.chips import CHIPS, parse_topology
 from plan.compiler import compile_with_text, lower_step, topology_mesh
 from plan.formula import estimate, fastest_that_fits, hardware_flops_per_token
@@ -211,9 +218,7 @@ def test_bytes_that_leave_a_device():
 
 def test_plan_by_formula_says_what_fits(tmp_path):
     """Without libtpu (hidden here) the plan is counted and its last line is JSON; one that does not fit names one that does."""
-    (tmp_path / "sitecustomize.py").write_text(
-        "import importlib.util as u\nreal = u.find_spec\nu.find_spec = lambda n, *a: None if n == 'libtpu' else real(n, *a)\n")
-    env = dict(PYTHONPATH=str(tmp_path))
+    env = hidden_compiler(tmp_path)
     done = plan("--model", "16.1B", "--topology", "v4:8x8x4", "--fsdp", 64, "--tp", 4, env=env)
     row = json.loads(done.stdout.splitlines()[-1])
     assert "libtpu is not installed" in done.stdout and not row["compiled"] and row["fits"]
@@ -319,3 +324,113 @@ def test_plan_counts_weights_and_cache():
     assert row["step_seconds"] >= (row["weight_bytes"] + row["cache_bytes"]) / 2.8e12      # nothing reads faster than HBM
     done = plan("--model", "nope", script="sample.py", ok=False)
     assert done.returncode == 2 and len(done.stderr.splitlines()) == 1 and "350M" in done.stderr
+
+
+# ---- sampling ----
+
+def hidden_compiler(folder):
+    """An environment in which libtpu is not found."""
+    (folder / "sitecustomize.py").write_text(
+        "import importlib.util as u\nreal = u.find_spec\nu.find_spec = lambda n, *a: None if n == 'libtpu' else real(n, *a)\n")
+    return dict(PYTHONPATH=str(folder))
+
+
+def test_sampling_by_formula(tmp_path):
+    """Two copies of two chips: a chip holds half of the matrices and of the keys and values of half of the rows."""
+    done = plan("--model", "3M", "--topology", "v4:2x2x1", "--dp", 2, "--tp", 2, "--num_samples", 8, "--dtype", "bfloat16",
+                script="sample.py", env=hidden_compiler(tmp_path))
+    row, c = json.loads(done.stdout.splitlines()[-1]), CONFIGS["3M"]
+    assert "libtpu is not installed" in done.stdout and row["fits"] and not row["compiled"]
+    assert (row["chips"], row["mesh"], row["rows"]) == (4, dict(dp=2, tp=2), 8)
+    matrices = 12 * c.n_layer * c.n_embd ** 2 + 2 * c.vocab_size * c.n_embd
+    assert row["weight_bytes_per_chip"] == pytest.approx(2 * matrices / 2, rel=0.02)        # vectors are float32
+    assert row["cache_bytes"] == 2 * c.n_layer * 8 * c.block_size * c.n_embd * 2
+    assert row["cache_bytes_per_chip"] == row["cache_bytes"] / 4
+    over = {tuple(m["axes"]): m for m in row["collectives"]}
+    assert over["tp",]["count"] == c.n_layer + 11 and set(over) == {("tp",), ("dp",)}
+    assert over["tp",]["bytes"] == (c.n_layer + 1) * 4 * c.n_embd * 2 + 4 * 4 * (4 + 6 * 31)
+    assert row["tokens_per_s"] == pytest.approx(8 / row["step_seconds"], rel=1e-3)
+    assert row["humaneval"]["hours"] > 0 and row["mtpb"]["hours"] > 0
+
+
+def test_what_does_not_fit_names_flags_that_fit(tmp_path):
+    """16.1B with 64 rows: the flags that are named, given to the same command, fit."""
+    env = hidden_compiler(tmp_path)
+    done = plan("--model", "16.1B", "--topology", "v4:2x2x1", "--tp", 4, "--num_samples", 64, script="sample.py", env=env)
+    assert not json.loads(done.stdout.splitlines()[-1])["fits"]
+    line, = (line for line in done.stdout.splitlines() if line.startswith("does not fit"))
+    flags = line.partition("try ")[2].split()
+    assert "--dtype" in flags, line
+    again = plan("--model", "16.1B", *flags, script="sample.py", env=env)
+    assert json.loads(again.stdout.splitlines()[-1])["fits"] and "does not fit" not in again.stdout
+    one = plan("--model", "16.1B", "--topology", "v4:1x1x1", "--dtype", "bfloat16", script="sample.py", env=env)
+    assert "try --topology v4:2x2x1" in one.stdout, one.stdout           # a chip holds 32 GiB, the weights have 30
+
+
+@pytest.mark.parametrize("args, words", [
+    (("--topology", "v4:2x2x1", "--tp", 2), "4 chips"), (("--topology", "v4:2x2x2", "--tp", 8), "--tp"),
+    (("--topology", "v6e:2x4", "--tp", 8, "--model", "toy"), "--tp"), (("--ckpt", "out"), "--ckpt")])
+def test_a_sampling_plan_that_makes_no_sense_is_one_line(args, words):
+    done = plan(*args, script="sample.py", ok=False)
+    assert done.returncode == 2 and words in done.stderr and len(done.stderr.splitlines()) == 1, done.stderr
+
+
+@pytest.mark.parametrize("topology, dp, tp, dtype", [
+    ("v4:2x2x1", 2, 2, "bfloat16"), ("v4:2x2x1", 4, 1, "float32")])
+def test_the_compiled_sampling_is_that_of_the_formula(topology, dp, tp, dtype):
+    """Memory and traffic within a factor of 1.5, collectives exactly."""
+    pytest.importorskip("libtpu", reason="libtpu, the TPU compiler, is not installed")
+    config = dataclasses.replace(CONFIGS["350M"], dtype=dtype)
+    texts = sampling.Texts(config, 64, 2048, dp, tp)
+    found, why = sampling.works_of(texts, topology_mesh(topology, dp, 1, tp))
+    counted = sampling.estimate(texts)
+    held = sampling.weight_bytes(config, tp) + sampling.cache_bytes(texts, 2048)
+    assert not why
+    for program, work in found.items():
+        assert held + work.temp == pytest.approx(held + counted[program].temp, rel=0.5), program
+        assert counted[program].hbm / 1.5 < work.hbm < counted[program].hbm * 1.5, program
+        assert work.moves == counted[program].moves, program
+
+
+def test_the_protocols_are_those_of_the_official_files(monkeypatch):
+    """Problems, pieces of prompts and tokens, counted in the files; a filled-up batch costs as much as a full one."""
+    folder = os.environ.get("CODEGEN_BENCHMARKS")
+    if not folder:
+        pytest.skip("CODEGEN_BENCHMARKS names no folder with the official files")
+    tokenizer = get_tokenizer("codegen")
+    count = lambda text: len(tokenizer.encode(text))
+    pieces = lambda texts: -(-max(map(count, texts)) // protocols.PIECE)
+    ours, prompts = protocols.humaneval(256), [
+        p["prompt"] for p in humaneval.read_problems(Path(folder) / "HumanEval.jsonl.gz").values()]
+    assert ours.room == max(map(count, prompts)) + 256 and ours.makes == 164 * 256
+    assert (ours.problems, ours.reads) == (len(prompts), sum(pieces([p]) for p in prompts))
+    ours, problems = protocols.mtpb(), mtpb.read_problems(Path(folder) / "mtpb.jsonl")
+    limits = [p.get("max_gen_length", mtpb.MAX_GEN_LENGTH) * len(p["prompts"]) for p in problems]
+    turns = [[("\n\n" if i else PREFIX) + text for text in said] for p in problems
+             for i, said in enumerate(zip(*(mtpb.asks(p, case, "multi") for case in range(5))))]
+    assert (ours.problems, ours.makes, ours.reads) == (len(problems), sum(limits), sum(map(pieces, turns)))
+    monkeypatch.setattr(sample.jax, "default_backend", lambda: "tpu")
+    assert sample.piece() == protocols.PIECE
+
+
+def test_hours_of_a_protocol():
+    """200 samples are 4 batches of 64 rows, 1 of 200, and half a batch of 400 where problems share one."""
+    alone, shared = protocols.mtpb(), protocols.humaneval(256)
+    assert [protocols.batches(alone, n) for n in (64, 200, 400)] == [4, 1, 1]
+    assert [protocols.batches(shared, n) for n in (64, 200, 400)] == [4, 1, 0.5]
+    assert protocols.hours(shared, 100, 0.01, 0.5) == pytest.approx(3 * 2 * (178 * 0.5 + 164 * 256 * 0.01) / 3600)
+
+
+def test_a_loop_asks_all_ranks_once_more_than_it_runs():
+    """Its condition has a sum over fsdp."""
+    asks = HLO.replace("  ROOT %lt", "  %more = s32[4]{0} all-reduce(%t), channel_id=3, "
+                       "replica_groups=[4,2]<=[2,2,2]T(0,2,1), to_apply=%add\n  ROOT %lt")
+    _, found = read_program(asks, dict(dp=2, fsdp=2, tp=2))
+    assert {c.count for c in found if c.axes == ("fsdp",)} == {5 + 6}
+
+
+def test_a_slice_is_read_once_wherever_its_place_lies():
+    """The index of the slice lies in HBM here, and costs its own 4 bytes."""
+    before, _ = read_program(HLO, dict(dp=2, fsdp=2, tp=2))
+    after, _ = read_program(HLO.replace("s32[]{:S(6)}", "s32[]"), dict(dp=2, fsdp=2, tp=2))
+    assert after == before + 5 * 4
