@@ -253,7 +253,8 @@ def make_array(want, read):
             held[place] = read(index).astype(want.dtype, copy=False)
         return held[place]
 
-    return jax.make_array_from_callback(want.shape, want.sharding, piece)
+    array = jax.make_array_from_callback(want.shape, want.sharding, piece)
+    return array.block_until_ready()        # until it is on its devices, it is held here too
 
 
 def read_slice(folder, name, shape, dtype, shards, slices):
