@@ -41,4 +41,4 @@ def make(kind, folder):
     texts = tqdm(corpus.documents(kind, seed, n), total=n, unit=" documents",
                  desc=f"miniature:{kind}")
     pack((tokenizer.encode(text) for text in texts), folder, tokenizer, MINIATURE["block_size"],
-         MINIATURE["val_fraction"], seed, about={"miniature": kind})
+         MINIATURE["val_fraction"], seed, about=lambda: {"miniature": kind})

@@ -1,4 +1,5 @@
 """A plan for people."""
+from plan.card import reached
 from plan.figures import used_bytes
 
 
@@ -38,3 +39,7 @@ def show_plan(p):
           f"a step {p['step_seconds']:.3f}, bound by {p['bound']}")
     print(f"  predicted     {p['tokens_per_s']:,} tokens/s · MFU {p['mfu']:.1%} · "
           f"{p['days']:.1f} days for the paper's tokens")
+    shares = [share for *_, share in reached()]
+    low, high = min(shares), max(shares)
+    print(f"  to believe    of such predictions one H100 reached {low:.0%} to {high:.0%}: "
+          f"{p['days'] / high:.1f} to {p['days'] / low:.1f} days")

@@ -18,11 +18,20 @@ import problems  # noqa: E402
 import report  # noqa: E402
 import run  # noqa: E402
 
-from data import get_tokenizer  # noqa: E402
-from miniature.open import MINIATURE  # noqa: E402
+from data import get_batch, get_tokenizer, open_data  # noqa: E402
+from miniature.open import MINIATURE, make  # noqa: E402
 
 MTPB = [json.loads(line) for line in (ROOT / "miniature" / "mtpb.jsonl").read_text().splitlines()]
 HUMANEVAL = [json.loads(line) for line in (ROOT / "miniature" / "humaneval.jsonl").read_text().splitlines()]
+
+
+def test_a_corpus_that_is_made_anew_can_be_trained_on(tmp_path, monkeypatch):
+    """A clone has no out/ yet; here there may be one, and `open_miniature` would make nothing."""
+    monkeypatch.setitem(MINIATURE, "n", 60)
+    make("mono", tmp_path / "new")
+    data = open_data(str(tmp_path / "new"))
+    assert data.meta["miniature"] == "mono"
+    assert get_batch(data, "train", 0, 0, 2).shape == (2, MINIATURE["block_size"] + 1)
 
 
 @pytest.fixture(scope="module")
