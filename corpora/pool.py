@@ -58,7 +58,8 @@ def end_with_a_worker(pool, stop):
     if not stop.is_set():
         for process in list(processes.values()):
             process.kill()
-        answers.close()
+        if not stop.wait(1):    # mostly the pool has noticed, and closes it itself
+            answers.close()
 
 
 def start_worker(stop, start, args):
