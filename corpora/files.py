@@ -144,7 +144,7 @@ class TextFiles:
                     yield Document(path, len(raw), named + "\n" if language else "", raw)
         except Exception as error:      # zlib's, zstandard's, pyarrow's, the system's
             self.count["damaged_files"] += 1
-            tqdm.write(f"{path} is damaged ({one_line(error)}): {n:,} records of it could be read",
+            tqdm.write(f"{shown(path)} is damaged ({one_line(error)}): {n:,} records of it could be read",
                        file=sys.stderr)
         bar.update(size - done)
 
@@ -251,6 +251,11 @@ def as_name(value):
 def one_line(error):
     """What an exception says, short."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:100]
+
+
+def shown(path):
+    """A file's name as it may stand in a line: quoted where it has line breaks, or is no UTF-8."""
+    return path if path.isprintable() else repr(path)
 
 
 def listed(counts):

@@ -1,12 +1,13 @@
 """Patterns that leave files out, as git reads them: those of --exclude and of .gitignore files."""
 import os
 import re
+from codecs import BOM_UTF8
 
 
 def rule(line):
     """A line of a .gitignore file -> (regex of paths below its folder, leaves out or takes back,
     folders only); None for a blank line or a comment."""
-    line = re.sub(r"(?<!\\) +$", "", line.rstrip("\r\n"))
+    line = re.sub(r"(?<!\\) +$", "", line)
     if not line or line.startswith("#"):
         return None
     leaves_out = not line.startswith("!")
@@ -29,6 +30,7 @@ PARTS = re.compile(r"""
   | (?P<set> \[ [!^]? \]? (?: \\. | [^\]\\] )* \] )
   | \\ (?P<escaped> . )
   | (?P<plain> . )""", re.VERBOSE | re.DOTALL)
+IN_SET = re.compile(r"\\(.)|[^-\w]|(?<=-)-", re.DOTALL)     # of a set: all but ranges is plain
 AS_REGEX = {"some_folders": "(?:.*/)?", "all_below": ".+", "star": "[^/]*", "one": "[^/]"}
 
 
@@ -40,9 +42,8 @@ def regex_of(pattern):
         if kind == "set":
             inside = text[1:-1]
             negated = inside[:1] in ("!", "^")
-            inside = inside[negated:].replace("[", r"\[")
-            first = "\\" if inside.startswith("]") else ""
-            regex += f"(?!/)[{'^' * negated}{first}{inside}]"
+            inside = IN_SET.sub(lambda c: re.escape(c[1] or c[0]), inside[negated:])
+            regex += f"(?!/)[{'^' * negated}{inside}]"
         else:
             regex += AS_REGEX.get(kind) or re.escape(text)
     return regex
@@ -57,7 +58,8 @@ def rules_in(folder):
     """The rules of a folder's .gitignore; none where there is no such file."""
     try:
         with open(os.path.join(folder, ".gitignore"), "rb") as file:
-            return rules_of(os.fsdecode(file.read()).splitlines())
+            lines = file.read().removeprefix(BOM_UTF8).split(b"\n")     # \r alone ends none
+            return rules_of(os.fsdecode(line.removesuffix(b"\r")) for line in lines)
     except OSError:
         return []
 

@@ -28,7 +28,7 @@ def cell_text(cell):
     code = cell["cell_type"] == "code"
     if not code and cell["cell_type"] not in ("markdown", "heading"):
         return ""
-    text = "".join(cell["input" if "input" in cell else "source"])
+    text = "".join(cell.get("input", cell.get("source")) or "")
     if code:
         return text.strip("\n")
     return "\n".join(f"# {line}".rstrip() for line in text.strip().splitlines())

@@ -9,7 +9,7 @@ import collections
 import concurrent.futures
 import contextlib
 import functools
-import multiprocessing
+import multiprocessing.connection
 import os
 import threading
 from typing import NamedTuple
@@ -38,6 +38,7 @@ def worker_pool(workers, start, *args):
         with signals_wait():
             for _ in range(workers):    # each call starts a process
                 pool.submit(int)
+        threading.Thread(target=end_with_a_worker, args=(pool, stop), daemon=True).start()
         yield Pool(functools.partial(pool.submit, unless_stopped), workers)
     except concurrent.futures.BrokenExecutor:
         for process in multiprocessing.active_children():   # the others, for which it waits
@@ -47,6 +48,18 @@ def worker_pool(workers, start, *args):
     finally:
         stop.set()
         pool.shutdown(cancel_futures=True)
+
+
+def end_with_a_worker(pool, stop):
+    """Where a worker is killed halfway through an answer, its rest would be waited for without end,
+    because others could still write it: they are killed, and our own end is closed."""
+    processes, answers = pool._processes, pool._result_queue._writer   # no public way leads there
+    multiprocessing.connection.wait([process.sentinel for process in processes.values()])
+    if not stop.is_set():
+        for process in list(processes.values()):
+            process.kill()
+        if not stop.wait(1):    # mostly the pool has noticed, and closes it itself
+            answers.close()
 
 
 def start_worker(stop, start, args):

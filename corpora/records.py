@@ -5,6 +5,7 @@ memory, and nothing is decompressed twice.
 """
 import importlib
 import json
+import os
 import zlib
 
 ENDINGS = (".jsonl", ".jsonl.gz", ".json.gz", ".jsonl.zst", ".parquet")
@@ -100,13 +101,14 @@ def blocks(file, path):
             yield block
         return
     stream = None       # of the gzip member or the zstd frame that is open: a file may hold many
+    padding = b""       # what may stand before it: behind another one zeros, as tapes pad
     while chunk := file.read(CHUNK):
-        while chunk:
+        while chunk := chunk if stream else chunk.lstrip(padding):
             stream = stream or begin()
             yield stream.decompress(chunk)
             chunk = b""
             if stream.eof:
-                chunk, stream = stream.unused_data.lstrip(b"\0"), None     # tapes pad with zeros
+                chunk, stream, padding = stream.unused_data, None, b"\0"
     if stream:
         raise EOFError("it was cut off")
 
@@ -115,13 +117,16 @@ def blocks(file, path):
 
 def parquet_rows(path, keys):
     """`read_records` of a parquet file. A row group that is damaged costs no other one."""
-    import pyarrow.parquet
+    from pyarrow import OSFile
+    from pyarrow.parquet import ParquetFile
     damage = None
-    # By its pages, because without a buffer a whole row group's column is read at once.
-    with pyarrow.parquet.ParquetFile(
-            path, buffer_size=2 ** 20, page_checksum_verification=True) as file:
-        columns = [key for key in dict.fromkeys(keys) if key in file.schema_arrow.names]
-        n_rows, n_bytes, n = file.metadata.num_rows, file_size(path), 0
+    # OSFile takes a name that is no UTF-8, if as bytes. By its pages, because without a buffer a
+    # whole row group's column is read at once.
+    with (OSFile(os.fsencode(path)) as raw,
+          ParquetFile(raw, buffer_size=2 ** 20, page_checksum_verification=True) as file):
+        columns = [field.name for field in file.schema_arrow
+                   if field.name in keys and holds_text(field.type)]
+        n_rows, n_bytes, n = file.metadata.num_rows, raw.size(), 0
         for group in range(file.num_row_groups):
             try:
                 for batch in file.iter_batches(64, [group], columns):
@@ -134,18 +139,37 @@ def parquet_rows(path, keys):
         raise damage
 
 
-def file_size(path):
-    with open(path, "rb") as file:
-        return file.seek(0, 2)
+def holds_text(kind):
+    """Whether a column of this type holds texts. Others are not read, because not every value of
+    theirs (a date of the year 10000) is one of Python's."""
+    from pyarrow import types
+    return any(is_kind(plain(kind)) for is_kind in (
+        types.is_string, types.is_large_string, types.is_string_view, types.is_binary,
+        types.is_large_binary, types.is_binary_view, types.is_fixed_size_binary))
+
+
+def plain(kind):
+    """A type as it is without a dictionary, and without a name of its own such as JSON."""
+    from pyarrow import types
+    kind = getattr(kind, "storage_type", kind)
+    return kind.value_type if types.is_dictionary(kind) else kind
 
 
 def rows_of(batch):
     """A RecordBatch -> its rows, dicts whose texts are bytes: whether they are UTF-8 is the
     filters' question."""
-    from pyarrow import binary, large_binary, large_string, string
-    to_bytes = {string(): binary(), large_string(): large_binary()}
     if not batch.num_columns:
         return [{}] * batch.num_rows
-    columns = [column.cast(to_bytes.get(column.type, column.type)) for column in batch.columns]
-    rows = zip(*(column.to_pylist() for column in columns))
+    rows = zip(*(as_bytes(column).to_pylist() for column in batch.columns))
     return [dict(zip(batch.schema.names, row)) for row in rows]
+
+
+def as_bytes(column):
+    """A column of texts -> the same as bytes."""
+    import pyarrow as pa
+    column = getattr(column, "storage", column)
+    if pa.types.is_dictionary(column.type):
+        column = column.dictionary_decode()
+    to_bytes = {pa.string(): pa.binary(), pa.large_string(): pa.large_binary(),
+                pa.string_view(): pa.binary_view()}
+    return column.cast(to_bytes.get(column.type, column.type))

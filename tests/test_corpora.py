@@ -2,15 +2,18 @@
 from harness.files import find_benchmark, read_lines
 
 import collections
+import gc
 import hashlib
 import io
 import json
+import multiprocessing.queues
 import os
 import random
 import signal
 import sys
 
 from corpora import benchmarks, cluster, digests
+from corpora.pool import bounded_map, worker_pool
 
 import pytest
 from hypothesis import given
@@ -183,3 +186,17 @@ def test_a_cluster_writes_the_same_bytes_though_a_worker_is_killed(tmp_path, mon
     names = sorted(os.listdir(tmp_path / "one"))
     assert names == sorted(os.listdir(tmp_path / "two"))
     assert all((tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes() for name in names)
+
+
+# ---- the pool ------------------------------------------------------------------------------------
+
+def die_halfway(_, items):
+    """Worker: begins an answer of 100 bytes and is killed."""
+    queue = next(o for o in gc.get_objects() if isinstance(o, multiprocessing.queues.SimpleQueue))
+    os.write(queue._writer.fileno(), b"\0\0\0\x64half")
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_worker_that_is_killed_halfway_through_an_answer_ends_the_run():
+    with pytest.raises(ValueError, match="was killed"), worker_pool(2, int) as pool:
+        list(bounded_map(pool, die_halfway, [[1]]))

@@ -195,6 +195,67 @@ def test_a_damaged_row_group_costs_no_other(tmp_path):
     assert texts == [] and files.count["damaged_files"] == 1 and add_up(files.numbers())
 
 
+def test_zeros_between_members_are_padding_wherever_they_lie(tmp_path):
+    halves = [json.dumps({"text": text}).encode() + b"\n" for text in ("a\n", "b\n")]
+    zeros = bytes(9000)
+    for ending, compress in ((".gz", gzip.compress), (".zst", zstd_compress)):
+        path = tmp_path / f"a.jsonl{ending}"
+        path.write_bytes(compress(halves[0]) + zeros + compress(halves[1]) + zeros)
+        texts, files = read(path)
+        assert texts == ["a\n", "b\n"] and files.count["damaged_files"] == 0
+        path.write_bytes(zeros)     # but a file of nothing else is none of these
+        assert read(path)[1].count["damaged_files"] == 1
+
+
+def zstd_compress(raw):
+    return pytest.importorskip("zstandard").ZstdCompressor().compress(raw)
+
+
+@pytest.mark.parametrize("name", [b"a\xff.jsonl.gz", b"a\nb.jsonl.gz", b"a\xff.parquet"])
+def test_a_name_that_is_no_line_of_text_is_read_and_said_in_one_line(name, tmp_path, capsys):
+    path = write_records(tmp_path / ("a" + os.path.splitext(name.decode("latin-1"))[1]),
+                         [{"text": text} for text in TEXTS])
+    path = path.rename(tmp_path / os.fsdecode(name))
+    texts, files = read(path)
+    assert texts == TEXTS and not files.count["damaged_files"]
+    path.write_bytes(path.read_bytes()[:-20])
+    assert read(path)[1].count["damaged_files"] == 1
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "damaged" in error and repr(str(path)) in error
+
+
+def test_texts_of_any_column_type_that_are_no_utf8_cost_themselves_alone(tmp_path):
+    pa = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+    raw = pa.array([b"caf\xe9\n" if i == 3 else text.encode() for i, text in enumerate(TEXTS)])
+    text = raw.view(pa.string())
+    columns = {
+        "plain": text, "category": text.dictionary_encode(), "bytes": raw,
+        "large": raw.cast(pa.large_binary()).view(pa.large_string()),
+        "view": raw.cast(pa.binary_view()).view(pa.string_view())}
+    for name, column in columns.items():
+        path = tmp_path / f"{name}.parquet"
+        parquet.write_table(pa.table({"text": column, "language": column}), path)
+        files = TextFiles([str(path)])
+        found = [data.inspect(d.opened())[0] for d in files.documents(tqdm(disable=True))]
+        assert found == [None] * 3 + ["not_utf8"] + [None] * (len(TEXTS) - 4), name
+        assert not files.count["damaged_files"]
+
+
+def test_columns_that_hold_no_text_are_not_read(tmp_path):
+    """Even where a value of theirs is none that Python has."""
+    pa = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+    for kind in (pa.timestamp("us"), pa.duration("ns"), pa.int64()):
+        other = pa.array([2 ** 62 + 1] * len(TEXTS), kind)
+        table = pa.table({"text": TEXTS, "code": other, "content": [[{"a": "b"}]] * len(TEXTS)})
+        parquet.write_table(table, tmp_path / "a.parquet")
+        texts, files = read(tmp_path / "a.parquet")
+        assert texts == TEXTS and not files.count["damaged_files"]
+        texts, files = read(tmp_path / "a.parquet", text_key="code")
+        assert texts == [] and files.count["no_text"] == len(TEXTS)
+
+
 @pytest.mark.parametrize("ending, library", [(".jsonl.zst", "zstandard"), (".parquet", "pyarrow")])
 def test_a_missing_library_is_one_line_before_any_work(tmp_path, ending, library):
     (tmp_path / f"a{ending}").touch()
@@ -241,6 +302,8 @@ def test_a_notebook_is_one_document(tmp_path):
     old = [{"cell_type": "heading", "source": "Title"}, {"cell_type": "code", "input": ["y = 2"]}]
     assert notebook_text(json.dumps({"worksheets": [{"cells": old}]}).encode()) == (
         "# Title\n\ny = 2\n")
+    blank = [{"cell_type": "code"}, {"cell_type": "code", "source": None}, *CELLS]
+    assert notebook_text(json.dumps({"cells": blank}).encode()) == want
     for bad in (b"", b"{", b"[]", b"{}", b'{"cells": 3}', b'{"cells": [{}]}', b"[" * 10 ** 5,
                 b'{"cells": [{"cell_type": "code", "source": 5}]}', b"\xff\xfe"):
         with pytest.raises(NoNotebook):
@@ -261,7 +324,8 @@ PATTERNS = ["a.py", "*.txt", "build/", "/build", "src/build", "src/*.py", "docs/
             "**/a.py", "**/build/**", "test_*", "doc?", "[ab].*", "[!ab].py", r"\[x\].py", r"\!odd.py",
             r"\#odd.py", "#odd.py", "", "*", "*.py\n!a.py", "build/*\n!build/x.py", "docs/a b.py  ",
             "docs/*/a.py", "docs/deep\n!docs/deep/er/a.py", "*.py[co]", "d*/**/*.py", "/", "a.py/",
-            "**", "src/**/x.py", "[a-c].p?", "[]x].py", "*a*"]
+            "**", "src/**/x.py", "[a-c].p?", "[]x].py", "*a*", r"[\[\d].p*", "[+--x]*", "[&&a].py",
+            "\ufeffa.py", "build\r\r\n", "a.py\r\n", "docs\u2028a.py"]
 
 
 def tree(top):
@@ -277,7 +341,7 @@ def test_gitignore_is_read_as_git_reads_it(tmp_path):
                                               capture_output=True, **how).stdout
     git("init")
     for pattern in PATTERNS:
-        (tmp_path / ".gitignore").write_text(pattern)
+        (tmp_path / ".gitignore").write_bytes(pattern.encode())
         listed = git("ls-files", "--others", "--exclude-standard", "-z").split("\0")
         files = TextFiles([str(tmp_path)], ".py,.txt,.pyc", gitignore=True)
         ours = {os.path.relpath(path, tmp_path) for path, _ in files}
