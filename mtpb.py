@@ -6,46 +6,34 @@ compare what it printed.
     python mtpb.py run --ckpt out                               both
 
 A problem has 3 to 9 prompts and 5 cases, which fill the prompts' templates. The paper samples 40
-programs a case. A program passes when the first argument of its last print is the expected value;
-where its last statement prints nothing, that statement's value counts as printed (the official
-scorer's rewrite, print_last in harness/prints.py). The pass rate is the share that passes.
+programs a case. A program passes when the first argument of its last print is the expected value.
+Where its last statement calls no name that begins with print, the value of that statement, if it
+has one, is printed, too (the official scorer's rewrite, print_last in harness/prints.py). The pass
+rate is the share that passes.
 
 By the official rules the value alone counts, also of a program that then crashed. The strict rules,
-which are ours and not the paper's, want a clean end too and forgive fewer casts (harness/printed.py).
+which are ours and not the paper's, want a clean end too and forgive fewer casts: see
+harness/printed.py.
 """
-from harness import benchmark, flags, parts, reports, samples
+from harness import benchmark, parts, reports, samples
 from harness.cli import CORES, cli
 from harness.defects import notes
-from harness.files import replace_file
 from harness.messages import Series
-from harness.outside import run_programs
-from harness.printed import (
-    TOLERANCE,
-    as_text,
-    check_strict,
-    decode_printed,
-    ending_of,
-    listen,
-)
-from harness.problems import PREFIX, read_mtpb
+from harness.printed import TOLERANCE, as_text, check_strict, decode_printed, ending_of, run_all
+from harness.problems import MOST_CASES, PREFIX, read_mtpb
 
 import json
 import math
-import secrets
 from collections import Counter, defaultdict
 from functools import partial
 
 import numpy as np
 from tqdm import tqdm
 
-from humaneval import load_model
-
 MAX_GEN_LENGTH = 256        # tokens a turn where the problem names none (problems 39 to 45)
-MOST_CASES = 100            # of a problem; its draws lie so far from the next one's
 TIMEOUT = 20                # seconds a program, the official limit
-GRACE = 2                   # more: at TIMEOUT an alarm ends the program, and what it printed is sent
 OFFICIAL_SCALARS = (np.uint8, np.int16, np.int32, np.int64, np.float16, np.float32, np.float64,
-                    np.bool_)   # the official scorer's list, as it is: other types are left alone
+                    np.bool_)       # the official scorer's list: other scalars stay numpy's
 
 
 # ---- problems and templates ----------------------------------------------------------------------
@@ -58,7 +46,7 @@ def read_problems(path):
         prompts           3 to 9 templates    ['Assign {x} to "n".', 'Add 1 to "n".', 'Print "n".']
         inputs            5 dicts             [{"x": 3}, {"x": 5}, ...]
         outputs           5 values            [4, 6, ...]
-        cases             both                [({"x": 3}, 4), ({"x": 5}, 6), ...]
+        cases             both, at most 100   [({"x": 3}, 4), ({"x": 5}, 6), ...]
         max_gen_length    tokens that an answer may have; MAX_GEN_LENGTH where it is not there
 
     ValueError names the line, the problem and what is wrong, as a template that does not fill."""
@@ -101,40 +89,43 @@ def converse(problem, rows, mode, chat, stop):
     single-turn mode was not released); a single answer may have the tokens of all the turns.
     """
     asked = [asks(problem, case, mode) for case, _ in rows]         # [row][turn]
-    answers = [[] for _ in rows]
+    answers = [[] for _ in rows]                                    # [row][turn], so far
     limit = problem.get("max_gen_length", MAX_GEN_LENGTH)
     if mode == "single":
         limit *= len(problem["prompts"])
-    most_dropped, before = 0, PREFIX
+    most_dropped = 0
     for turn in range(len(asked[0])):
-        texts = [before + asks_of_row[turn] for asks_of_row in asked]
-        news = chat.turn(texts, limit, stop=stop, keep_newest=True)
-        for answers_of_row, (text, _) in zip(answers, news):
-            answers_of_row.append(text)
+        before = "\n\n" if turn else PREFIX     # what stands between the history and what is asked
+        texts = [before + row[turn] for row in asked]
+        found = chat.turn(texts, limit, stop=stop, keep_newest=True)    # [(answer, why it ended)]
+        for row, (answer, _) in zip(answers, found):
+            row.append(answer)
         most_dropped = max(most_dropped, *chat.dropped)
-        before = "\n\n"
-    return [history(row, texts) for row, texts in zip(asked, answers)], most_dropped
+    return [history(*row) for row in zip(asked, answers)], most_dropped
 
 
 def prompt_spans(pieces):
-    """The (start, end) characters of a program that the user asked."""
-    # pieces: [PREFIX, ask, answer, ask, answer, ...], so the asks are 1, 3, 5
+    """Where the prompts stand in a program -> [(start, end)], in characters.
+
+    pieces: [PREFIX, ask, answer, ask, answer, ...], so the asks are pieces 1, 3, 5; each starts
+    where the piece before it ends."""
     ends = np.cumsum([len(p) for p in pieces]).tolist()
     return [(ends[i - 1], ends[i]) for i in range(1, len(pieces), 2)]
 
 
 def generate(problems, path, settings, new_chat, logprob, stop, batch_size=64):
-    """Sample every problem that the file lacks and append its records, in the official sampler's
-    form.
+    """Sample every problem that the file `path` lacks and append its records.
 
     settings: dict with mode, n and what else makes a sample what it is (see samples.resume).
-    new_chat(sample_ids) -> a sample.Chats; logprob(texts, spans) as sample.prompt_logprob. The
-    first record of a case also holds prompt_logprob: [sum of log p, tokens] of its prompts, given
-    the code of this first sample between them.
+    new_chat(sample_ids) -> a sample.Chats; logprob(texts, spans) as sample.prompt_logprob. A record
+    is the official sampler's (see harness/samples.py), whose gold_output is the expected value. The
+    first of each case also holds prompt_logprob: [sum of log p, tokens] of its prompts, given the
+    code of this first sample between them.
     """
     mode, n = settings["mode"], settings["n"]
     ours = parts.share(list(enumerate(problems)), settings.get("part"))
-    with samples.resume(path, settings, "id", programs_of([p for _, p in ours], n)) as done:
+    wanted = programs_of([p for _, p in ours], n)
+    with samples.resume(path, settings, "id", wanted) as done:      # ids that the file holds whole
         for index, p in tqdm(ours, "problems", disable=None):
             if p["id"] in done:
                 continue
@@ -143,13 +134,13 @@ def generate(problems, path, settings, new_chat, logprob, stop, batch_size=64):
             programs = write_programs(index, p, rows, mode, new_chat, stop, size)
             records = []
             for (case, _), pieces in zip(rows, programs):
-                given, gold = p["cases"][case]
-                records.append({"id": p["id"], "input": given, "gold_output": gold,
+                given, expected = p["cases"][case]
+                records.append({"id": p["id"], "input": given, "gold_output": expected,
                                 "completions": "".join(pieces), "prompts_completions": pieces})
-            firsts = range(0, len(rows), n)     # one of each case
-            likelihoods = logprob(["".join(programs[i]) for i in firsts],
-                                  spans=[prompt_spans(programs[i]) for i in firsts])
-            for i, likelihood in zip(firsts, likelihoods):
+            firsts = range(0, len(rows), n)     # rows go case by case: the first sample of each
+            texts = ["".join(programs[i]) for i in firsts]
+            spans = [prompt_spans(programs[i]) for i in firsts]
+            for i, likelihood in zip(firsts, logprob(texts, spans=spans)):
                 records[i]["prompt_logprob"] = list(likelihood)
             samples.append_records(path, records)
 
@@ -160,7 +151,8 @@ def programs_of(problems, n) -> dict:
 
 
 def sample_id(index, case, j) -> int:
-    """The number on which a program's draws depend: not on its batch, nor on n."""
+    """The number of a sample among all. Its draws depend on this and the seed alone: neither on its
+    batch nor on n. The two limits are checked, so no two samples share a number."""
     return (index * MOST_CASES + case) * samples.MOST_SAMPLES + j
 
 
@@ -182,13 +174,15 @@ def write_programs(index, problem, rows, mode, new_chat, stop, size):
 # ---- verdicts ------------------------------------------------------------------------------------
 
 def check_equivalence(printed, expected) -> bool:
-    """The official comparison (the paper's "relaxed" equality) with all its leniencies. The first
-    rule that fits decides or changes what was printed; where one raises, False.
+    """The official comparison (the paper's "relaxed" equality) with all its leniencies. The rules
+    in order: 2 and 4 change what was printed, and the next ones go on with that; the others decide.
+    Where one raises, False.
 
         1  a pandas Series       numpy.allclose, which broadcasts and has rtol 1e-5
-        2  a list of tuples      becomes a list of lists
+        2  a list of tuples      becomes a list of lists; the first item tells
            numpy's               becomes Python's, for OFFICIAL_SCALARS and arrays
-        3  a bool is expected    texts are compared, because bool("False") is True
+        3  a bool is expected    and something else printed: texts are compared, because
+                                 bool("False") is True
         4  another type          is cast to the expected one: "12" and 12.7 are 12, a set is a list,
                                  "ab" is ["a", "b"]
         5  a float               may differ by 1e-6, but not inside a list
@@ -196,19 +190,19 @@ def check_equivalence(printed, expected) -> bool:
     """
     try:
         kind = type(printed)
-        if isinstance(printed, Series):
+        if isinstance(printed, Series):                                     # 1
             return bool(np.allclose(printed.array, np.array(expected)))
-        if kind is list and printed and type(printed[0]) is tuple:      # the first one tells
+        if kind is list and printed and type(printed[0]) is tuple:          # 2
             printed = [list(item) for item in printed]
-        elif kind in OFFICIAL_SCALARS:
+        elif kind in OFFICIAL_SCALARS:                                      # 2
             printed = printed.item()
-        elif kind is np.ndarray:
+        elif kind is np.ndarray:                                            # 2
             printed = printed.tolist()
-        if type(expected) is bool and type(printed) is not bool:
+        if type(expected) is bool and type(printed) is not bool:            # 3
             return str(printed) == str(expected)
-        if type(printed) is not type(expected):
+        if type(printed) is not type(expected):                             # 4
             printed = type(expected)(printed)
-        if type(expected) is float:
+        if type(expected) is float:                                         # 5
             return abs(printed - expected) < TOLERANCE
         return type(expected) in (str, int, bool, list, tuple, set) and bool(printed == expected)
     except Exception:       # int("x"), a list of arrays has no truth value, ...
@@ -221,13 +215,16 @@ def judge(said, how, expected):
 
         printed           clean end     passed     passed_strict
         right             yes           yes        yes
-        right             crash, hang   yes        no               (only "seen from outside" counts:
-        right but "lost"  yes           no         yes               a program can say of its end
-        wrong, nothing    any           no         no                what it likes)
+        right             crash, hang   yes        no
+        right but "lost"  yes           no         yes
+        wrong, nothing    any           no         no
 
-    said: at most one message, {"printed", "error", "lost", "end"} of harness/prints.py, of which
-    "lost" is why the official scorer would not have got hold of the value; how: "" or how the
-    program ended badly, seen from outside. Both come from Worker.run in harness/outside.py.
+    "lost" is why the official scorer would not have got hold of the value. An end is clean when it
+    is so seen from outside (`how` is "") and the program tells of no error itself: what it says can
+    make its end worse, never better.
+
+    said: at most one message, {"printed", "error", "lost", "end"} of harness/prints.py; how: "" or
+    how the program ended badly. Both come from Worker.run in harness/outside.py.
     """
     message = said[-1] if said else {"printed": None, "error": None}
     lost = message.get("lost", "")
@@ -251,24 +248,11 @@ def judge(said, how, expected):
 def judge_all(items, timeout=TIMEOUT, workers=CORES, unsafe=False):
     """Run (program, expected value) pairs in isolation -> [(judge's dict, run again)], and how they
     were isolated."""
-    # One for all: a forged message gains nothing, because the expected value never goes in.
-    secret = secrets.token_hex(8)
-
-    def job(item):
-        program, _ = item
-        return {"secret": secret, "source": program, "timeout": timeout}
-
-    def verdict(item, said, how):
-        _, expected = item
-        return judge(said, how, expected)
-
-    return run_programs(items, runner="prints", job=job, talk=partial(listen, secret),
-                        judge=verdict, timeout=timeout, workers=workers, unsafe=unsafe, grace=GRACE)
+    return run_all(items, judge, timeout, workers, unsafe)
 
 
 # ---- pass rate and perplexity (Table 4) ----------------------------------------------------------
 
-# rates["official"]["17"]: the share of problem 17's programs that pass by the official rules
 VERDICT = {"official": "passed", "strict": "passed_strict"}     # rules -> the field of judge's dict
 
 
@@ -287,8 +271,8 @@ def pass_rates(records, verdicts, field) -> dict:
 
 
 def prompt_perplexity(records):
-    """exp(-sum of log p / tokens) of the prompts of all cases of a problem; the mean over problems,
-    None without likelihoods."""
+    """exp(-sum of log p / tokens) of a problem, the prompts of all its cases taken together; then
+    the mean over problems. None without likelihoods."""
     totals, tokens = Counter(), Counter()
     for r in records:
         if r["logprob"]:
@@ -299,14 +283,14 @@ def prompt_perplexity(records):
 
 
 def difficulty(rate) -> str:
-    """How hard a problem is, by the pass rate of the samples that are judged."""
+    """How hard a problem is, in the paper's bounds, by the pass rate of the samples judged."""
     if rate < 0.3:
         return "hard"
     return "easy" if rate > 0.7 else "medium"
 
 
 def grouped(problems, rates, group_of):
-    """{group: its number of problems and their mean pass rate}."""
+    """-> {group: {"problems": how many, "pass_rate": the mean of theirs}}. rates: {id: rate}."""
     groups = defaultdict(list)
     for p in problems:
         groups[group_of(p)].append(rates[p["id"]])
@@ -319,11 +303,11 @@ def summarise(problems, records, verdicts, rules):
     record."""
     with_samples = {r["id"] for r in records}
     scored = [p for p in problems if p["id"] in with_samples]
-    rates = {}
+    rates = {}      # rates["official"]["17"]: the share of problem 17's programs that pass so
     for name, field in VERDICT.items():
         rate_of = pass_rates(records, verdicts, field)
         rates[name] = {p["id"]: rate_of[p["id"]] for p in scored}       # in the problems' order
-    chosen = rates[rules]
+    chosen = rates[rules]                   # {id: rate} by the rules that the report leads with
     by = partial(grouped, scored, chosen)
     return {
         "rules": rules, "pass_rate": mean(chosen.values()),
@@ -354,16 +338,13 @@ def score(problems, paths, rules="official", timeout=TIMEOUT, workers=CORES, uns
     items = [(r["program"], r["gold"]) for r in records]
     ran, isolation = judge_all(items, timeout, workers, unsafe)
     verdicts = [verdict for verdict, _ in ran]
-    lines = [json.dumps({"id": r["id"], "case": r["case"] + 1} | v) + "\n"
-             for r, v in zip(records, verdicts)]
-    replace_file(results, "".join(lines).encode())
-    report = reports.title_of("mtpb", source)
-    report |= summarise(problems, records, verdicts, rules)
-    report |= {
+    samples.write_case_results(results, records, verdicts)
+    # known: faults of the official file's problems, in the paper's figures, too
+    figures = summarise(problems, records, verdicts, rules) | {
         "timeout": timeout, "known": [] if source else notes({r["id"] for r in records}),
         "results_file": results, "samples": [str(p) for p in paths], "workers": workers,
         "run_again": sum(again for _, again in ran), "isolation": isolation}
-    report |= reports.origin_of(settings)
+    report = reports.framed("mtpb", source, figures, settings)
     reports.tell_mtpb(report, source)
     print(json.dumps(report))
     return report
@@ -372,27 +353,17 @@ def score(problems, paths, rules="official", timeout=TIMEOUT, workers=CORES, uns
 # ---- the command ---------------------------------------------------------------------------------
 
 def parser():
-    p, commands = benchmark.commands_of(__doc__, {
-        "generate": "sample programs", "score": "run and judge them", "run": "generate and score",
-    }, "samples/mtpb.jsonl", TIMEOUT)
-    for c in (commands["generate"], commands["run"]):
-        c.add_argument("--mode", choices=("multi", "single"), default="multi",
-                       help="turn by turn, or all prompts at once")
-        c.add_argument("--n", type=flags.whole(1, samples.MOST_SAMPLES), default=40,
-                       help="samples a case (default 40, the paper's)")
-        c.add_argument("--temperature", type=flags.number(0, 100), default=0.2,
-                       help="0 is greedy (default 0.2)")
-    for c in (commands["score"], commands["run"]):
-        c.add_argument("--rules", choices=("official", "strict"), default="official",
-                       help="whose verdicts to report")
-    return p
+    """The parser of `python mtpb.py`, with the paper's settings as defaults."""
+    return benchmark.mtpb_parser(__doc__, TIMEOUT, temperature=0.2, n=40)
 
 
 def generate_command(args, path):
     problems = read_problems(path)[:args.limit]
-    names = "mode", "n", "temperature", "top_p", "seed", "ckpt", *benchmark.take_part(args)
-    settings, new_chat, logprob, stop = load_model(args, names, path, "truncate_turn")
-    generate(problems, args.out, settings, new_chat, logprob, stop, args.batch_size)
+    marks = benchmark.take_part(args)           # before JAX is imported, which the next line does
+    from runs.sampling import load_model
+    names = "mode", "n", "temperature", "top_p", "seed", "ckpt", *marks
+    settings, *model = load_model(args, names, path, "truncate_turn")
+    generate(problems, args.out, settings, *model, args.batch_size)
     benchmark.tell_next("mtpb.py", args, len(problems))
 
 
@@ -403,9 +374,7 @@ def run_command(args, path):
 
 
 def main():
-    args = parser().parse_args()
-    benchmark.begin(args)
-    path, source = benchmark.problem_file(args, "mtpb.jsonl")
+    args, path, source = benchmark.begin(parser(), "mtpb.jsonl")
     if args.command == "generate":
         generate_command(args, path)
     elif args.command == "run":

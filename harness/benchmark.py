@@ -3,7 +3,7 @@ from harness import flags, hosts, parts
 from harness.cli import call_script, one_line_errors, pass_flags
 from harness.files import check_writable, find_benchmark, is_official
 from harness.outside import first_worker
-from harness.samples import results_path
+from harness.samples import MOST_SAMPLES, results_path
 
 import argparse
 import contextlib
@@ -15,6 +15,50 @@ import sys
 from pathlib import Path
 
 import numpy as np
+
+# ---- the two parsers -----------------------------------------------------------------------------
+
+def humaneval_parser(description, timeout, temperatures, n, max_new_tokens):
+    """The parser of humaneval.py; the others: defaults of its flags, the paper's."""
+    parser, commands = commands_of(description, {
+        "generate": "sample completions", "score": "run and judge them",
+        "selftest": "judge known solutions", "run": "generate and score at several temperatures",
+    }, "samples/humaneval.jsonl", timeout)
+    temperature, listed = flags.number(0, 100), ",".join(map(str, temperatures))
+    for name, kind, default in (("generate", temperature, temperatures[0]),
+                                ("run", flags.listed(temperature), list(temperatures))):
+        c = commands[name]
+        c.add_argument("--n", type=flags.whole(1, MOST_SAMPLES), default=n,
+                       help=f"samples a problem (default {n}, the paper's)")
+        c.add_argument("--temperature", type=kind, default=default,
+                       help=f"0 is greedy (default {temperatures[0]}; run: {listed})")
+        c.add_argument("--max_new_tokens", type=flags.whole(1, 10 ** 6), default=max_new_tokens,
+                       help=f"tokens a completion at most (default {max_new_tokens})")
+    for name in ("score", "run"):
+        commands[name].add_argument(
+            "--k", type=flags.listed(flags.whole(1, MOST_SAMPLES)),
+            help="the k of pass@k (default: of 1,10,100 what the samples allow)")
+    commands["score"].add_argument("--bigcode", action="store_true", help="the samples are "
+                                   "bigcode-evaluation-harness's generations.json")
+    return parser
+
+
+def mtpb_parser(description, timeout, temperature, n):
+    """The parser of mtpb.py; the others: defaults of its flags, the paper's."""
+    parser, commands = commands_of(description, {
+        "generate": "sample programs", "score": "run and judge them", "run": "generate and score",
+    }, "samples/mtpb.jsonl", timeout)
+    for c in (commands["generate"], commands["run"]):
+        c.add_argument("--mode", choices=("multi", "single"), default="multi",
+                       help="turn by turn, or all prompts at once")
+        c.add_argument("--n", type=flags.whole(1, MOST_SAMPLES), default=n,
+                       help=f"samples a case (default {n}, the paper's)")
+        c.add_argument("--temperature", type=flags.number(0, 100), default=temperature,
+                       help=f"0 is greedy (default {temperature})")
+    for c in (commands["score"], commands["run"]):
+        c.add_argument("--rules", choices=("official", "strict"), default="official",
+                       help="whose verdicts to report")
+    return parser
 
 
 def commands_of(description, names, out, timeout):
@@ -29,20 +73,22 @@ def commands_of(description, names, out, timeout):
     return parser, found.choices
 
 
-def begin(args):
-    """The first line that is printed where no JAX prints it, and an end that clears up when the
-    process is asked to go."""
+# ---- what every command begins with --------------------------------------------------------------
+
+def begin(parser, official):
+    """Read the flags -> (args, the problem file, the same where it is not an official one, else
+    None). official: the name of the official one.
+
+    Prints the first line where no JAX prints it, and sees to an end that clears up when the process
+    is asked to go."""
+    args = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     if args.command in ("score", "selftest"):
         workers = f"{args.workers} worker{'s' * (args.workers > 1)}"
         print(f"# platform {platform.system()} · {workers} · "
               f"python {platform.python_version()} · numpy {np.__version__}", flush=True)
-
-
-def problem_file(args, official):
-    """-> (the problem file, the same where it is not an official one, else None)."""
     path = Path(args.problems) if args.problems else find_benchmark(official)
-    return path, None if is_official(path) else path
+    return args, path, None if is_official(path) else path
 
 
 def results_file(wanted, samples, source) -> str:
@@ -121,8 +167,8 @@ def run(script, args, path, files, key, counts):
         if ours and not waiting:
             return [score(out, results) for out, _, results in files]
     print(waiting[0] if waiting else "another process is scoring all parts")
-    print(f"process {process} of {processes} has done its part. When all have, next: " + " && ".join(
-        f"python {Path(script).name} score {out}" for out, *_ in files))
+    then = " && ".join(f"python {Path(script).name} score {out}" for out, *_ in files)
+    print(f"process {process} of {processes} has done its part. When all have, next: {then}")
     return None
 
 

@@ -15,7 +15,7 @@ import re
 from collections import Counter
 from pathlib import Path
 
-MARKS = ("part", "limit")           # what the settings of a part hold besides those of the run
+MARKS = ("part", "limit")   # settings of a part alone: its place, up to which problem it is wanted
 PART = re.compile(r"-(\d{5})-of-(\d{5})\.jsonl")
 
 
@@ -65,10 +65,11 @@ def gather(paths, read, key, wanted):
         raise ValueError(f"{', '.join(paths)}: there is no sample to score")
     if parts:
         _, processes = part_of(settings)
-        counts = wanted(settings)
+        counts = wanted(settings)                                       # of all problems
+        up_to_limit = dict(list(counts.items())[:settings["limit"]])    # [:None] is all
         check_once(by_path, key, counts, processes)
         held = {process: Counter(r[key] for r in by_path[path]) for process, path in parts.items()}
-        if missing := lacking(held, dict(list(counts.items())[:settings["limit"]]), processes):
+        if missing := lacking(held, up_to_limit, processes):
             raise ValueError(missing)
         place = {name: i for i, name in enumerate(counts)}
         records.sort(key=lambda r: place[r[key]])       # stable: the samples of a problem stay so
@@ -102,19 +103,25 @@ def check_parts(paths):
 
 
 def part_of(settings):
-    """(process, of how many) of a part's settings; None for other files."""
+    """(process, of how many) of a part's settings, None for other files.
+
+    They come from a file, so they may be anything. A limit that is not there becomes None in them,
+    because `gather` reads it."""
     part = (settings or {}).get("part")
-    if isinstance(part, list) and [type(n) for n in part] == [int, int] and 0 <= part[0] < part[1]:
+    whole = lambda number: type(number) is int      # isinstance would take True, too
+    if isinstance(part, list) and [*map(whole, part)] == [True] * 2 and 0 <= part[0] < part[1]:
         limit = settings.setdefault("limit")
-        if type(settings.get("n")) is int and (limit is None or type(limit) is int and limit > 0):
+        if whole(settings.get("n")) and (limit is None or whole(limit) and limit > 0):
             return tuple(part)
     return None
 
 
 def differences(a, b) -> str:
     """The names of the settings in which two parts differ, "" for parts of one run."""
-    names = sorted(k for k in a.keys() | b.keys() if a.get(k) != b.get(k)
-                   and k != "part" and k not in samples.NOT_COMPARED - {"limit"})
+    # Their number differs. The model's place may, from host to host. The limit may not, although
+    # samples.NOT_COMPARED lets it grow: the parts would not be of the same problems.
+    may_differ = {"part"} | samples.NOT_COMPARED - {"limit"}
+    names = sorted(k for k in (a.keys() | b.keys()) - may_differ if a.get(k) != b.get(k))
     if a["part"][1] != b["part"][1]:
         names.insert(0, f"of {a['part'][1]} and of {b['part'][1]} processes")
     return ", ".join(names)
@@ -130,7 +137,7 @@ def check_once(by_path, key, counts, processes):
             raise ValueError(
                 f"some records are doubled: problem {name} has {found[name]} in "
                 f"{', '.join(where)}, where {number} are wanted. Delete its part and run process "
-                f"{place % processes} again (--num_processes {processes})")
+                f"{place % processes} again (--num_processes {processes})")     # as in `share`
 
 
 def lacking(held, counts, processes) -> str:
@@ -140,12 +147,14 @@ def lacking(held, counts, processes) -> str:
     the problems that are wanted, in order."""
     faults = {}
     for process in range(processes):
-        mine, there = share(list(counts), (process, processes)), held.get(process)
-        to_come = [name for name in mine if (there or {}).get(name, 0) < counts[name]]
-        if to_come:               # none also where there are more processes than problems
-            faults[process] = f"part {process} of {processes} " + (
-                "is missing" if there is None else
-                f"is unfinished, it lacks {len(to_come)} of its {len(mine)} problems")
+        its, found = share(list(counts), (process, processes)), held.get(process, {})
+        to_come = [name for name in its if found.get(name, 0) < counts[name]]
+        if not to_come:     # so a part may be missing, where there are more processes than problems
+            continue
+        fault = "is missing"
+        if process in held:
+            fault = f"is unfinished, it lacks {len(to_come)} of its {len(its)} problems"
+        faults[process] = f"part {process} of {processes} {fault}"
     if not faults:
         return ""
     return (f"{'; '.join(faults.values())}: run process {', '.join(map(str, faults))} again "

@@ -3,12 +3,38 @@
 Everything here comes from the program's process, so a message may be anything.
 """
 from harness.messages import Opaque, Series, decode
+from harness.outside import run_programs
 
+import functools
 import numbers
+import secrets
 
 import numpy as np
 
-TOLERANCE = 1e-6            # by which floats may differ, by the official rules and the strict ones
+TOLERANCE = 1e-6    # by which floats may differ, by the official rules and the strict ones
+GRACE = 2           # seconds after the time limit: there an alarm inside ends the program, and its
+                    # last message is still to come
+
+
+def run_all(items, judge, timeout, workers, unsafe):
+    """Run (program, expected value) pairs in isolation -> [(verdict, run again)], and how they were
+    isolated. judge(said, how, expected) -> a verdict, see mtpb.judge."""
+    # It marks the messages of prints.py, so that what a program writes into the channel by accident
+    # is refused. One for all programs, because who forges a message gains no more than by a print:
+    # the expected value never goes in. (HumanEval has one a call, because an answer could be
+    # written in advance.)
+    secret = secrets.token_hex(8)
+
+    def job(item):
+        program, _ = item
+        return {"secret": secret, "source": program, "timeout": timeout}
+
+    def verdict(item, said, how):
+        _, expected = item
+        return judge(said, how, expected)
+
+    return run_programs(items, runner="prints", job=job, talk=functools.partial(listen, secret),
+                        judge=verdict, timeout=timeout, workers=workers, unsafe=unsafe, grace=GRACE)
 
 
 def listen(secret, item, channel, said):
@@ -58,8 +84,9 @@ def as_text(printed) -> str:
 
 
 def ending_of(error, how) -> str:
-    """Why a program did not end well, "" if it did. how: what was seen from outside; error: what the
-    program's process said of it, which names the reason better, or None: it was killed before."""
+    """Why a program did not end well, "" if it did. how: what was seen from outside; error: what
+    the program's process said of it, which names the reason better, or None: it was killed before.
+    """
     if error == "timed out":
         return "timed out"
     if error == "MemoryError":

@@ -224,6 +224,7 @@ def with_tests(problem: dict, known: str, where="") -> dict:
 # ---- MTPB's form ---------------------------------------------------------------------------------
 
 PREFIX = "# Import libraries.\n\nimport numpy as np\n\n"       # how every history begins
+MOST_CASES = 100            # of a problem: with more it shared draws with the next (mtpb.sample_id)
 
 
 def read_mtpb(path):
@@ -239,6 +240,9 @@ def read_mtpb(path):
         seen.add(p["id"])
         # One problem has an output too many; as in the official sampler the shorter list counts.
         p["cases"] = list(zip(p["inputs"], p["outputs"]))
+        if len(p["cases"]) > MOST_CASES:
+            raise ValueError(f"{where}it has {len(p['cases'])} cases, {MOST_CASES} is the most: "
+                             "divide it into several problems")
         for case, (given, _) in enumerate(p["cases"], 1):
             for turn, prompt in enumerate(p["prompts"], 1):
                 if wrong := unfillable(prompt, given):

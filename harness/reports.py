@@ -13,10 +13,11 @@ def title_of(benchmark, source) -> dict:
     return {"benchmark": str(source) if source else benchmark, "official": not source}
 
 
-def origin_of(settings) -> dict:
-    """How every report of samples ends. settings: the samples', None where they are not known."""
-    return {"python": platform.python_version(), "numpy": np.__version__,
-            "checkpoint": (settings or {}).get("checkpoint"), "settings": settings}
+def framed(benchmark, source, figures, settings) -> dict:
+    """The whole report of samples. settings: the samples', None where they are not known."""
+    return title_of(benchmark, source) | figures | {
+        "python": platform.python_version(), "numpy": np.__version__,
+        "checkpoint": (settings or {}).get("checkpoint"), "settings": settings}
 
 
 def tell_if_near_zero(rate):
@@ -25,6 +26,16 @@ def tell_if_near_zero(rate):
 
 
 # ---- HumanEval -----------------------------------------------------------------------------------
+
+def choose_ks(ks, usual, records):
+    """The k of pass@k that these samples allow: `ks`, those asked for, or else of the usual ones.
+    ValueError for one that was asked for and is too large."""
+    fewest = min(Counter(r["task_id"] for r in records).values())
+    if ks and max(ks) > fewest:
+        raise ValueError(f"pass@{max(ks)} needs at least {max(ks)} samples a problem and one has "
+                         f"{fewest}: sample more, or lower --k")
+    return [k for k in ks or usual if k <= fewest]
+
 
 def tell_humaneval(figures, rates, solved):
     """Print the figures of humaneval.summarise for people. rates: {"pass@k": value}; solved: how

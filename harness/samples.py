@@ -277,3 +277,9 @@ def write_results(path, records, judged, verdicts):
         v = verdict_of.get(id(r), {"passed": None, "result": "not judged"})
         lines.append(json.dumps(r | {"passed": v["passed"], "result": v["result"]}) + "\n")
     replace_file(path, "".join(lines).encode())
+
+
+def write_case_results(path, records, verdicts):
+    """The verdicts on MTPB's records, each with its problem and case, counted from 1."""
+    replace_file(path, "".join(json.dumps({"id": r["id"], "case": r["case"] + 1} | v) + "\n"
+                               for r, v in zip(records, verdicts)).encode())

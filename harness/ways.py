@@ -4,10 +4,12 @@ The second is weaker, and only for files of one's own, whose tests may need more
 A way is OUTSIDE, INSIDE (by its tests beside the program, checks.py), or a text: why the problem
 cannot be judged.
 """
-from harness.messages import decode
-from harness.problems import EMPTY, helpers_of, known_solution, program_of
+from harness.messages import decode, encode
+from harness.outside import run_programs
+from harness.problems import EMPTY, fault_of, helpers_of, known_solution, program_of
 from harness.reports import title_of
 
+import functools
 import json
 import secrets
 import time
@@ -51,6 +53,39 @@ def call(channel, request):
     if "error" in reply:
         raise CandidateError(str(reply["error"])[:300])
     return decode(reply["value"])
+
+
+def candidate_of(channel):
+    """-> (the candidate that the tests get, a function whose calls the isolated process answers; a
+    list, of what goes wrong between the processes during a call)."""
+    channel_errors = []
+
+    def candidate(*args, **kwargs):
+        # Outside the try, because an argument that cannot be sent is the tests' fault.
+        request = {"args": encode(list(args)), "kwargs": encode(kwargs)}
+        try:
+            return call(channel, request)
+        except CandidateError:              # the program's own: the tests may expect it
+            raise
+        except Exception as error:
+            channel_errors.append(error)    # noted, too, because the tests may catch it
+            raise
+    return candidate, channel_errors
+
+
+def names_of_tests(problem, candidate):
+    """The names that the tests see: those of the prompt and its known solution (the problem file's,
+    never a model's), because some prompts define helpers, with the candidate in the solution's
+    place; then `check`."""
+    names = {"__name__": "tests"}
+    exec(compile_tests(helpers_of(problem), problem["test"]), names)
+    names[problem["entry_point"]] = candidate
+    return names
+
+
+@functools.lru_cache(maxsize=1000)      # one for all samples of a problem
+def compile_tests(program, test):
+    return compile(f"{program}\n{test}\n", "tests", "exec")
 
 
 # ---- beside the program --------------------------------------------------------------------------
@@ -148,12 +183,28 @@ def choose(records, problems, check, source):
     return judged, inside_of(way_of), {"judging": told}
 
 
-def judge_each(items, inside, by_calls, beside):
-    """Judge (problem, sample) pairs by the way of their problem -> results in order. by_calls and
-    beside judge lists of them."""
+def judge_each(items, inside, run_tests, timeout, workers, unsafe):
+    """Judge (problem, sample) pairs, each by the way of its problem -> the results of
+    humaneval.check_all, in order. inside: the task_ids of INSIDE; run_tests: see humaneval."""
+    for p in {id(p): p for p, _ in items}.values():
+        if wrong := fault_of(p):
+            raise ValueError(f"{p['task_id']}: {wrong}")
+
+    def result_of(item, said, how):     # how: why the conversation broke off, "" if it did not,
+        return how or said[-1]          # and then `said` holds what its end was
+
+    def judge(some, runner, job, talk):     # runner: the file that runs in isolation
+        ran, isolation = run_programs(some, runner=runner, job=job, talk=talk, judge=result_of,
+                                      timeout=timeout, workers=workers, unsafe=unsafe)
+        return iter([{"task_id": p["task_id"], "passed": result == "passed", "result": result,
+                      "again": again, "isolation": isolation}
+                     for (p, _), (result, again) in zip(some, ran)])
+
     is_inside = [p["task_id"] in inside for p, _ in items]
-    outer = iter(by_calls([item for item, there in zip(items, is_inside) if not there]))
-    inner = iter(beside([item for item, there in zip(items, is_inside) if there]))
+    outer = [item for item, there in zip(items, is_inside) if not there]
+    inner = [item for item, there in zip(items, is_inside) if there]
+    outer = judge(outer, "calls", job_by_calls, run_tests)
+    inner = judge(inner, "checks", job_beside, run_beside)
     return [next(inner if there else outer) for there in is_inside]
 
 
@@ -174,7 +225,8 @@ def tell_ways(way_of, records, problems, source):
 
 
 def selftest(problems, check, source):
-    """See humaneval.selftest."""
+    """Known solutions must pass and empty bodies must not, on this machine, before a score means
+    anything. check: humaneval.check_all; source: see `choose`."""
     if any(known_solution(p) is None for p in problems.values()):
         raise ValueError("the self-test needs a canonical_solution, a text, in each problem")
     begun = time.perf_counter()

@@ -1,4 +1,5 @@
-"""What a run of train.py starts from and with which settings: the rules, beside the paper's loop.
+"""What a run starts from and with which settings: the rules, beside the paper's lines.
 
-Stands above the scripts: train.py opens it inside its command.
+Stands above the scripts: train.py opens it inside its command, humaneval.py and mtpb.py inside
+`generate` (sampling.py).
 """

@@ -186,7 +186,7 @@ def test_samples_of_another_model_are_refused_before_a_model_is_loaded(name, mad
 
     monkeypatch.setattr(sampling, "load", load)
     script = importlib.import_module(name)
-    monkeypatch.setattr(importlib.import_module("humaneval"), "find_devices", lambda: None)
+    monkeypatch.setattr(importlib.import_module("runs.sampling"), "find_devices", lambda: None)
     meta = {"model": {}, "tokenizer": "bytes"}
     tpu_mesh.save_checkpoint(made.parent / "out", 1, {"w": jnp.zeros(3)}, meta)
     flags = ["generate", "--ckpt", str(made.parent / "out"), "--out", str(made)]

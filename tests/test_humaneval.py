@@ -728,7 +728,7 @@ def test_evalplus_problems_and_solutions(tmp_path):
         for line in (tmp_path / "s_results.jsonl").read_text().splitlines()
     ]
     assert results == wanted and report["judging"]["inside"] == 1
-    assert humaneval.selftest(problems, source=tmp_path / "plus.jsonl") is None
+    assert ways.selftest(problems, check_all, tmp_path / "plus.jsonl") is None
 
 
 def test_a_known_solution_may_be_a_whole_program(tmp_path):

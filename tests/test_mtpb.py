@@ -320,6 +320,18 @@ def test_a_fault_of_a_problem_file_names_line_and_problem(change, words, tmp_pat
     assert len(str(caught.value)) < 400
 
 
+def test_samples_of_neighbours_share_no_draws_and_a_problem_of_too_many_cases_is_refused(tmp_path):
+    last = mtpb.sample_id(3, mtpb.MOST_CASES - 1, mtpb.samples.MOST_SAMPLES - 1)
+    assert last + 1 == mtpb.sample_id(4, 0, 0)
+    for cases in mtpb.MOST_CASES, mtpb.MOST_CASES + 1:
+        many = OWN | {"inputs": [{"x": x} for x in range(cases)], "outputs": list(range(cases))}
+        path = write_lines(tmp_path / "own.jsonl", [many])
+        if cases == mtpb.MOST_CASES:
+            assert len(read_problems(path)[0]["cases"]) == cases
+    with pytest.raises(ValueError, match="line 1, problem 1: it has 101 cases, 100 is the most"):
+        read_problems(path)
+
+
 def test_templates_that_fill_are_no_fault(tmp_path):
     path = write_lines(
         tmp_path / "own.jsonl", [OWN | {"prompts": ["{x:.2f} {{}} {x!r:>5}", "{{x}}"]}]

@@ -188,11 +188,13 @@ def test_run_passes_the_mesh_and_the_dtype_on(script, monkeypatch, tmp_path):
 
 
 def test_the_dtype_makes_a_sample_what_it_is_and_the_mesh_does_not(folders, tmp_path):
+    from runs.sampling import load_model
+
     _, top = folders
     problems, out = tmp_path / "problems", tmp_path / "samples.jsonl"
     problems.write_text("")
     parse = lambda *more: humaneval.parser().parse_args(["generate", f"--ckpt={top / 'ours'}", f"--out={out}", *more])
-    load = lambda *more: humaneval.load_model(parse(*more), ("n", "seed"), problems, "truncate_function")
+    load = lambda *more: load_model(parse(*more), ("n", "seed"), problems, "truncate_function")
     settings, *_ = load("--dtype=bfloat16", "--tp=2")
     with humaneval.samples.resume(out, settings, "task_id", {}):
         humaneval.samples.append_records(out, [{"task_id": "x", "completion": ""}])
