@@ -30,12 +30,13 @@ print(time.perf_counter() - start)
 OURS = """
 import sys, time
 from corpora import visits; from corpora.files import TextFiles; from corpora.pool import worker_pool
-from data import CORES, get_tokenizer, inspect, tqdm
+from data import get_tokenizer, inspect, tokenize
+from harness.cli import CORES; from tqdm import tqdm
 def wait(tools, seconds):
     time.sleep(seconds)
 if __name__ == "__main__":
     files = TextFiles([sys.argv[1]], ".py")
-    with worker_pool(CORES, visits.start, inspect, get_tokenizer, "codegen") as pool:
+    with worker_pool(CORES, visits.make_tools, inspect, tokenize, get_tokenizer, "codegen") as pool:
         for future in [pool.submit(wait, 0.5) for _ in range(CORES)]:     # until all have loaded it
             future.result()
         found = files.documents(tqdm(disable=True))

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from corpora.files import TextFiles
 from corpora.text import read_piece
+from corpora.tokenizer import PATTERN
 from corpora.visits import inspect_document
 from corpora.vocabulary import write_tiktoken
 
@@ -15,13 +16,13 @@ from tqdm import tqdm
 BLOCK = 2 ** 16     # characters: the library holds 256 texts at once, so that long ones are cut
 
 
-def learn_bpe(texts, vocab_size, pattern):
+def learn_bpe(texts, vocab_size):
     """Byte-pair encoding learned from an iterable of str -> dict bytes -> rank, at most
     vocab_size - 1 entries: the 256 bytes in their order, then what was merged, in its order.
 
     The id after the last rank is the end of text, so vocab_size is what the model sees. Fewer
     entries come back when the text has no pair left that occurs twice. Sennrich et al. 2016, on
-    bytes, inside the pieces that `pattern` cuts; the most frequent pair first, of several the one
+    bytes, inside the pieces that PATTERN cuts; the most frequent pair first, of several the one
     with the lowest ids. ValueError where the library is missing.
     """
     if not 257 <= vocab_size <= 65536:
@@ -33,7 +34,7 @@ def learn_bpe(texts, vocab_size, pattern):
         raise ValueError("learning a BPE needs the tokenizers library: pip install tokenizers"
                          ) from None
     bpe = Tokenizer(models.BPE())
-    bpe.pre_tokenizer = pre_tokenizers.Split(Regex(pattern), "isolated")
+    bpe.pre_tokenizer = pre_tokenizers.Split(Regex(PATTERN), "isolated")
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size - 1, min_frequency=2, show_progress=False,
         initial_alphabet=[chr(byte) for byte in range(256)])
@@ -44,24 +45,24 @@ def learn_bpe(texts, vocab_size, pattern):
 
 def as_bytes(text):
     """A text whose characters are the bytes of the UTF-8 of the given one, because the library sees
-    characters. The pattern cuts both alike, as long as it takes all beyond ASCII for letters."""
+    characters. PATTERN cuts both alike, because it takes all beyond ASCII for letters."""
     return text.encode("utf-8", "surrogatepass").decode("latin-1")
 
 
 def blocks(text):
     """Yields the text in parts of BLOCK characters or a little more. Each begins with a line break
-    after a word, where every pattern of ours cuts, too."""
-    start = 0
+    after a word, where PATTERN cuts, too."""
+    begin = 0
     for end in re.finditer(r"(?<=[^ \t\r\n])[\r\n]", text):
-        if end.start() - start >= BLOCK:
-            yield text[start:end.start()]
-            start = end.start()
-    yield text[start:]
+        if end.start() - begin >= BLOCK:
+            yield text[begin:end.start()]
+            begin = end.start()
+    yield text[begin:]
 
 
 # ---- the command ---------------------------------------------------------------------------------
 
-def write_bpe(args, pattern, inspect):
+def write_bpe(args, inspect):
     """Learns a BPE from the files of args.input that pass the filters (`inspect`), writes it to
     args.out."""
     files = TextFiles.of(args)
@@ -70,7 +71,7 @@ def write_bpe(args, pattern, inspect):
     if os.path.lexists(args.out):
         raise ValueError(f"{args.out} exists already: delete it, or choose another --out")
     with signals_end_at_once():     # because the library hears no Ctrl-C; nothing is written yet
-        ranks = learn_bpe(texts_of(files, inspect), args.vocab_size, pattern)
+        ranks = learn_bpe(texts_of(files, inspect), args.vocab_size)
     if not files.kept:
         raise ValueError(f"no {files.wanted} passes the filters ({files.words()})")
     Path(args.out).parent.mkdir(parents=True, exist_ok=True)

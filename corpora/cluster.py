@@ -27,16 +27,16 @@ def absolute_paths(args):
         args.tokenizer = os.path.abspath(args.tokenizer)
 
 
-def pool_for(args, workers, start, *tools):
+def pool_for(args, workers, make_tools, *parts):
     """The Pool that --dask names, or one of so many processes here. Each of its workers works with
-    what start(*tools) gives."""
+    what make_tools(*parts) gives."""
     if args.dask:
-        return cluster_pool(args.dask, workers, args.input, start, *tools)
-    return worker_pool(workers, start, *tools)
+        return cluster_pool(args.dask, workers, args.input, make_tools, *parts)
+    return worker_pool(workers, make_tools, *parts)
 
 
 @contextlib.contextmanager
-def cluster_pool(address, workers, paths, start, *tools):
+def cluster_pool(address, workers, paths, make_tools, *parts):
     """The Pool of the cluster at `address`; "local" starts one of so many `workers` here.
 
     ValueError where nobody answers, where a worker does not see one of `paths` or lacks a package,
@@ -49,7 +49,7 @@ def cluster_pool(address, workers, paths, start, *tools):
         raise ValueError("--dask needs the package distributed: pip install distributed") from None
     for name in ("distributed", "distributed.client"):
         logging.getLogger(name).setLevel(logging.CRITICAL)      # because the bar stands in the line
-    setup = cloudpickle.dumps((start, tools))
+    setup = cloudpickle.dumps((make_tools, parts))
     try:
         with contextlib.ExitStack() as stack:
             client = connected(stack, distributed, address, workers)
@@ -140,5 +140,5 @@ def work(setup, payload):
 @functools.lru_cache(maxsize=4)     # of several runs on one cluster each has its own
 def tools_of(setup):
     """What the workers work with, made once in each."""
-    start, args = pickle.loads(setup)
-    return start(*args)
+    make_tools, parts = pickle.loads(setup)
+    return make_tools(*parts)

@@ -9,7 +9,7 @@ MARKER = "unfinished"  # tells a half-written folder of ours from any other fold
 OURS = re.compile(rf"{MARKER}|bucket\d+|(train|val)\d{{5}}\.bin|meta\.json.*\.part")
 
 
-def settle_out(out):
+def folders_for(out):
     """--out -> (the folder to make, links followed; where to write until it is whole).
 
     A folder that is there is filled, because neither a link's target nor a mount point can be
@@ -42,7 +42,7 @@ def check_ours(folder):
 @contextlib.contextmanager
 def written_whole(out):
     """The folder to write in; `out` is there, whole, when the block ends well."""
-    out, folder = settle_out(out)
+    out, folder = folders_for(out)
     with unfinished_folder(folder, is_out=folder == out):
         yield folder
     if folder != out:

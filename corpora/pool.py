@@ -15,25 +15,25 @@ import threading
 from typing import NamedTuple
 
 STOP = None     # of a worker: the event that the parent sets when the run is over before its end
-TOOLS = None    # of a worker: what start(*args) gave
+TOOLS = None    # of a worker: what make_tools(*args) gave
 
 
 class Pool(NamedTuple):
     """Workers, wherever they are."""
-    submit: object      # (function, items) -> a future of function(what start gave, items)
+    submit: object      # (function, items) -> a future of function(tools, items)
     workers: int
     batch: int = 2 ** 18    # bytes of files at once: work for some 0.04 s, little to keep in flight
 
 
 @contextlib.contextmanager
-def worker_pool(workers, start, *args):
-    """A Pool of processes on this machine, each of which has called start(*args).
+def worker_pool(workers, make_tools, *args):
+    """A Pool of processes on this machine, each of which has called make_tools(*args).
 
     ValueError where a worker was killed. However the block ends, no worker stays."""
     context = multiprocessing.get_context("spawn")
     stop = context.Event()
     pool = concurrent.futures.ProcessPoolExecutor(
-        workers, context, start_worker, (stop, start, args))
+        workers, context, start_worker, (stop, make_tools, args))
     try:
         with signals_wait():
             for _ in range(workers):    # each call starts a process
@@ -62,11 +62,11 @@ def end_with_a_worker(pool, stop):
             answers.close()
 
 
-def start_worker(stop, start, args):
+def start_worker(stop, make_tools, args):
     """Runs once in each worker, which leaves when its parent was killed."""
     global STOP, TOOLS
     STOP = stop
-    TOOLS = start(*args)
+    TOOLS = make_tools(*args)
     parent = multiprocessing.parent_process()
     threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
 

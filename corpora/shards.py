@@ -6,7 +6,7 @@
 Sequence i of a shard is its tokens i * block_size to (i + 1) * block_size, both included: its last
 target is the next one's first input.
 """
-from harness.files import read_json
+from harness.files import read_json, replace_file
 
 import dataclasses
 import hashlib
@@ -113,6 +113,22 @@ def checksum(path):
     return crc32
 
 
+def check_fits(tokenizer):
+    """ValueError where its ids do not fit the shards' uint16."""
+    if tokenizer.n_vocab > 65536:
+        raise ValueError(f"tokenizer {tokenizer.name} has {tokenizer.n_vocab} ids, shards of "
+                         "uint16 hold 65536 at most")
+
+
+def write_meta(folder, tokenizer, writers, n_documents, **more):
+    """Writes meta.json, with `more` entries -> what it says. writers: {split: ShardWriter}."""
+    meta = {"tokenizer": own_tokenizer(folder, tokenizer.name), "vocab_size": tokenizer.n_vocab,
+            "eot": tokenizer.eot, "block_size": writers["train"].block_size, "dtype": "uint16",
+            **more, **totals(writers, n_documents)}
+    replace_file(folder / "meta.json", (json.dumps(meta, indent=1) + "\n").encode())
+    return meta
+
+
 def totals(writers, n_documents):
     """{split: ShardWriter} -> what meta.json says of their documents, tokens and shards."""
     of_splits = lambda value: {split: value(writer) for split, writer in writers.items()}
@@ -147,10 +163,13 @@ def divided(documents, val_fraction, n_documents, n_tokens, block_size):
     """Yields ("val", document) for the first val_fraction of the documents, at least a sequence of
     block_size, then ("train", document); n_tokens: of all documents.
 
+    ValueError where there is no document, or too few tokens for a sequence of each split.
     Training text is served first: validation takes whole documents as long as it gets at most twice
     its share of the tokens, and leaves training at least half of its own, and a sequence. A
     document that would go beyond is cut where the share is reached: so one alone trains, too.
     """
+    if not n_documents:
+        raise ValueError("no document is left after the filters: look at --input and --extensions")
     least = block_size + 1
     if n_tokens < (2 * least if val_fraction else least):
         also = " and one for validation" if val_fraction else ""
@@ -184,6 +203,28 @@ class Data:
     block_size: int
     shards: dict    # split -> list of uint16 arrays
     starts: dict    # split -> number of each shard's first sequence, and of all at the end
+
+    def sequences(self, split):
+        """How many sequences the split has. ValueError where it has none."""
+        if not self.starts[split][-1]:
+            raise ValueError(f"{self.folder} has no {split} sequences: prepare it with "
+                             "--val_fraction above 0")
+        return int(self.starts[split][-1])
+
+    def read(self, split, rows):
+        """Those sequences of the split, rows an array of n numbers -> int32 (n, block_size + 1).
+        ValueError for a token id outside the vocabulary: such data is damaged."""
+        starts = self.starts[split]
+        # Where the shards start at sequences 0 and 1000 and end at 2000, row 1500 lies in shard 1.
+        shard_of = np.searchsorted(starts, rows, "right") - 1
+        batch = np.empty((len(rows), self.block_size + 1), np.int32)
+        for i, (row, shard) in enumerate(zip(rows, shard_of)):
+            token = (row - starts[shard]) * self.block_size      # the sequence's first in its shard
+            batch[i] = self.shards[split][shard][token:token + self.block_size + 1]
+        if batch.max() >= self.meta["vocab_size"]:
+            raise ValueError(f"the data in {self.folder} is damaged ({split} holds the token id "
+                             f"{batch.max()} of {self.meta['vocab_size']}): prepare it again")
+        return batch
 
     @property
     def digest(self):

@@ -4,6 +4,9 @@ stays.
 So duplicates cost no tokenization. A file is read by the workers, at the second visit mostly from
 the page cache; a record's text travels to them, so that no file of records is read twice.
 """
+import functools
+from typing import NamedTuple
+
 from corpora.notebooks import NoNotebook
 from corpora.pool import batched, bounded_map
 from corpora.shards import SHARD
@@ -12,10 +15,15 @@ from corpora.text import read_piece
 import numpy as np
 
 
-def start(inspect, get_tokenizer, name):
-    """Runs once in each worker -> its tools, which each visit gets. inspect: binary file ->
-    (reason, digest, pieces)."""
-    return inspect, get_tokenizer(name)
+class Tools(NamedTuple):
+    """What a worker has in hand at each visit."""
+    inspect: object     # binary file -> (reason, digest, pieces)
+    tokenize: object    # (text, prefix) -> uint16 ids
+
+
+def make_tools(inspect, tokenize, get_tokenizer, name):
+    """Runs once in each worker -> its Tools. tokenize: (tokenizer, text, prefix) -> uint16 ids."""
+    return Tools(inspect, functools.partial(tokenize, get_tokenizer(name)))
 
 
 def inspect_document(inspect, document):
@@ -31,21 +39,21 @@ def inspect_document(inspect, document):
 
 def first_visit(tools, documents):
     """Worker: [Document] -> what `inspect_document` says of each."""
-    return [inspect_document(tools[0], document) for document in documents]
+    return [inspect_document(tools.inspect, document) for document in documents]
 
 
 def second_visit(tools, jobs):
     """Worker: [(Document, piece, ...)] -> the uint16 ids of each piece; None where the file has
     changed since the first visit."""
-    return [piece_ids(tools[1], document, *piece) for document, piece, _ in jobs]
+    return [piece_ids(tools.tokenize, document, *piece) for document, piece, _ in jobs]
 
 
-def piece_ids(tokenizer, document, offset, digest):
+def piece_ids(tokenize, document, offset, digest):
     """The uint16 ids of a piece, the document's prefix before the first one; or None."""
     text = read_piece(document, offset, digest)
     if text is None:
         return None
-    return np.array(tokenizer.encode(text if offset else document.prefix + text), np.uint16)
+    return tokenize(text, "" if offset else document.prefix)
 
 
 def inspected(pool, documents):

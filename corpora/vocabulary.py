@@ -1,17 +1,13 @@
-"""Vocabularies, .tiktoken files and GPT-2's own; texts that tiktoken alone cannot take."""
+"""Vocabularies: .tiktoken files, and GPT-2's own."""
 from harness.files import replace_file
 
 import base64
 import hashlib
-import re
 from pathlib import Path
 
 from tiktoken_ext.openai_public import r50k_base
 
 GPT2_URL = "https://openaipublic.blob.core.windows.net/encodings/r50k_base.tiktoken"
-
-# A lone surrogate is no valid UTF-8, hence nothing that tiktoken encodes: it goes in as 3 bytes.
-SURROGATE = re.compile("([\ud800-\udfff])")
 
 
 def gpt2_arguments():
@@ -50,27 +46,3 @@ def write_tiktoken(path, ranks):
     rows = sorted(ranks.items(), key=lambda item: item[1])
     lines = [base64.b64encode(token) + b" %d\n" % rank for token, rank in rows]
     replace_file(path, b"".join(lines))
-
-
-def encode_any(bpe, text, endless):
-    """tiktoken.Encoding, any str -> list of ids.
-
-    The merges of one word take up to the square of its length, and a regex may backtrack over it:
-    a text with an endless word or gap is first cut at the matches of `endless`.
-    """
-    ids = []
-    for i, part in enumerate(SURROGATE.split(text)):
-        if i % 2:       # odd parts: a surrogate
-            for byte in part.encode("utf-8", "surrogatepass"):
-                ids.append(bpe.encode_single_token(bytes([byte])))
-        else:
-            for piece in endless.split(part) if may_be_endless(part) else [part]:
-                ids += bpe.encode_ordinary(piece)
-    return ids
-
-
-def may_be_endless(text):
-    """Whether a block of 2000 characters of the text does not hold two words: one does not wherever
-    4000 characters are one word or one gap."""
-    blocks = (text[start:start + 2000] for start in range(0, len(text) - 1999, 2000))
-    return not all(len(block.split(None, 1)) == 2 for block in blocks)

@@ -2,7 +2,10 @@
 import json
 from pathlib import Path
 
-from data import END_OF_TEXT, PATTERN, get_tokenizer, write_tiktoken
+from corpora.tokenizer import END_OF_TEXT, PATTERN
+from corpora.vocabulary import write_tiktoken
+
+from data import get_tokenizer
 from hf.files import read_hf_json
 
 # A tokenizer.json spells a token with one printable character a byte: 188 bytes stand for

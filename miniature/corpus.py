@@ -447,9 +447,10 @@ def parser():
 def main():
     args = parser().parse_args()
     if args.tokenizer:
-        from data import train_bpe, write_tiktoken
+        from corpora.bpe import learn_bpe
+        from corpora.vocabulary import write_tiktoken
         texts = (text for kind in ("nl", "multi", "mono") for text in documents(kind, args.seed, 6000))
-        write_tiktoken(Path(__file__).with_name("miniature.tiktoken"), train_bpe(texts, 1024))
+        write_tiktoken(Path(__file__).with_name("miniature.tiktoken"), learn_bpe(texts, 1024))
     else:
         sys.stdout.write("\n-----\n".join(documents(args.kind, args.seed, args.n)))
 

@@ -11,11 +11,12 @@ import sys
 import time
 from pathlib import Path
 
-from corpora.bpe import blocks
+from corpora.bpe import blocks, learn_bpe
 from corpora.documents import Document
 from corpora.files import REASONS, TextFiles
 from corpora.text import read_piece
-from corpora.vocabulary import GPT2_URL
+from corpora.tokenizer import PATTERN
+from corpora.vocabulary import GPT2_URL, write_tiktoken
 
 import numpy as np
 import pytest
@@ -33,7 +34,7 @@ SOURCE = "def f(w, h):\n    # 12 <|endoftext|>\n\treturn w * h  # \u00e9\u4e2d\U
 @pytest.fixture(scope="session")
 def tokenizers(tmp_path_factory):
     path = tmp_path_factory.mktemp("bpe") / "small.tiktoken"
-    data.write_tiktoken(path, data.train_bpe([SOURCE], 290))
+    write_tiktoken(path, learn_bpe([SOURCE], 290))
     return {name: data.get_tokenizer(path if name == "small" else name) for name in NAMES}
 
 
@@ -126,10 +127,10 @@ def test_trained_bpe_is_what_tiktoken_applies(tokenizers, tmp_path):
     assert t.n_vocab == 290 and t.eot == 289
     assert t.encode("20250") == [ord(c) for c in "20250"]                          # digits stay single
     assert not any(re.search(rb"\d.|.\d", token, re.S) for token in t.vocab[256:-1])
-    assert all("".join(re.findall(data.PATTERN, s)) == s for s in [SOURCE, *map(chr, range(0x3000))])
+    assert all("".join(re.findall(PATTERN, s)) == s for s in [SOURCE, *map(chr, range(0x3000))])
     # With every merge learned, each word of the text is one token: the trainer and tiktoken cut it alike.
-    words = re.findall(data.PATTERN, SOURCE)
-    data.write_tiktoken(tmp_path / "full.tiktoken", data.train_bpe([SOURCE], 5000))
+    words = re.findall(PATTERN, SOURCE)
+    write_tiktoken(tmp_path / "full.tiktoken", learn_bpe([SOURCE], 5000))
     full = data.get_tokenizer(tmp_path / "full.tiktoken")
     assert [full.decode([i]) for i in full.encode(SOURCE)] == words
 
@@ -142,7 +143,7 @@ def test_bpe_merges_the_most_frequent_pair_first(text):
     is first, so that the same text gives the same file."""
     ranks = {bytes([i]): i for i in range(256)}
     words = [[bytes([b]) for b in w.encode("utf-8", "surrogatepass")]
-             for w in re.findall(data.PATTERN, text)]
+             for w in re.findall(PATTERN, text)]
     while len(ranks) < 289:
         count = {}
         for w in words:
@@ -158,7 +159,7 @@ def test_bpe_merges_the_most_frequent_pair_first(text):
                 if (w[i], w[i + 1]) == (a, b):
                     w[i:i + 2] = [a + b]
                 i += 1
-    assert list(data.train_bpe([text], 290).items()) == list(ranks.items())
+    assert list(learn_bpe([text], 290).items()) == list(ranks.items())
 
 
 @given(text=st.text(st.sampled_from("ab1 \t\r\n\u00e9."), max_size=200))
@@ -168,8 +169,8 @@ def test_a_long_text_is_cut_where_the_pattern_cuts(text):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("corpora.bpe.BLOCK", 9)
         parts = list(blocks(text))
-    words = [word for part in parts for word in re.findall(data.PATTERN, part)]
-    assert "".join(parts) == text and words == re.findall(data.PATTERN, text)
+    words = [word for part in parts for word in re.findall(PATTERN, part)]
+    assert "".join(parts) == text and words == re.findall(PATTERN, text)
 
 
 def test_learning_asks_for_its_library(tmp_path):
@@ -273,7 +274,7 @@ def documents_of(folder):
 def test_prepare_survives_a_nasty_folder_and_its_numbers_add_up(nasty, tmp_path, monkeypatch):
     top, stays, reasons = nasty
     small, out = tmp_path / "small.tiktoken", tmp_path / "out"
-    data.write_tiktoken(small, data.train_bpe(stays, 280))
+    write_tiktoken(small, learn_bpe(stays, 280))
     result = run("prepare", "--input", top, "--out", out, "--tokenizer", small, "--block_size", 64,
                  "--val_fraction", 0.1, "--workers", 2, "--language_prefix")
     assert result.returncode == 0, result.stderr
@@ -505,7 +506,7 @@ def test_a_folder_of_somebody_else_stays(tmp_path, where, strangers):
 def test_a_tokenizer_takes_no_name_of_others(tmp_path):
     for name in ("t.tiktoken.tmp", "t.tiktoken.part"):
         (tmp_path / name).write_text("precious")
-    data.write_tiktoken(tmp_path / "t.tiktoken", {bytes([i]): i for i in range(256)})
+    write_tiktoken(tmp_path / "t.tiktoken", {bytes([i]): i for i in range(256)})
     assert (tmp_path / "t.tiktoken.tmp").read_text() == "precious"
 
 

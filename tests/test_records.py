@@ -12,6 +12,7 @@ import sys
 
 from corpora.documents import Document
 from corpora.files import REASONS, TextFiles
+from corpora.languages import language
 from corpora.notebooks import NoNotebook, notebook_text
 from corpora.text import read_piece
 from corpora.visits import jobs_of, joined
@@ -273,7 +274,7 @@ def test_a_missing_library_is_one_line_before_any_work(tmp_path, ending, library
 def test_the_language_of_a_record_by_its_name_or_its_files(tmp_path):
     names = ["Python", "c++", "src/a.cc", "x.h", "JavaScript", "Ruby", None, 3, "", "README"]
     path = write_records(tmp_path / "a.jsonl", [{"text": "t\n", "lang": name} for name in names])
-    texts, files = read(path, language=data.language, language_key="lang")
+    texts, files = read(path, language=language, language_key="lang")
     assert texts == [f"{name}\nt\n" for name in ("Python", "C++", "C++", "C", "JavaScript")]
     assert files.count["no_language"] == 5 and add_up(files.numbers())
     assert len(read(path)[0]) == 10
