@@ -112,6 +112,11 @@ def limit_on_waiting(whom):
             timer.cancel()
 
 
+# What makes libtpu look for no TPU, and say nothing of it.
+NO_TPU = dict(TPU_SKIP_MDS_QUERY="1", TPU_WORKER_HOSTNAMES="localhost",
+              TPU_ACCELERATOR_TYPE="v4-8", TPU_MIN_LOG_LEVEL="3", ALLOW_MULTIPLE_LIBTPU_LOAD="1")
+
+
 def name_platform():
     """With libtpu installed and no TPU here, name the CPU, because JAX would look for the TPU and
     complain in five lines."""
@@ -120,6 +125,8 @@ def name_platform():
     others = importlib.util.find_spec("jax_plugins")         # where the plug-ins of GPUs lie
     if not (jax.config.jax_platforms or tpu or others) and importlib.util.find_spec("libtpu"):
         jax.config.update("jax_platforms", "cpu")
+    if not tpu and "tpu" in (jax.config.jax_platforms or ""):
+        os.environ |= NO_TPU | os.environ       # so that it fails in one line
 
 
 def chips_here() -> list:

@@ -1,4 +1,6 @@
 """The real programs, compiled by the TPU compiler alone: the chips need not be here."""
+from harness.hosts import NO_TPU
+
 import importlib.util
 import os
 import tempfile
@@ -15,10 +17,6 @@ import train
 from model import param_table
 from tpu_mesh import DATA, make_mesh
 
-# What makes libtpu look for no TPU, and say nothing of it.
-QUIET = dict(TPU_SKIP_MDS_QUERY="1", TPU_WORKER_HOSTNAMES="localhost", TPU_ACCELERATOR_TYPE="v4-8",
-             TPU_MIN_LOG_LEVEL="3", ALLOW_MULTIPLE_LIBTPU_LOAD="1")
-
 NO_COMPILER = ("libtpu is not installed, so nothing is compiled and this is by formula alone: "
                "pip install libtpu")
 
@@ -32,7 +30,7 @@ def topology_mesh(topology: str, dp: int, fsdp: int, tp: int):
     """The mesh of a TPU that is not here, for compiling only; None without the package libtpu."""
     if not has_compiler():
         return None
-    os.environ |= QUIET
+    os.environ |= NO_TPU
     from jax.experimental import topologies
     # The two cores of a v4 chip are one device only if asked for.
     cores = dict(chip_config_name="megacore") if topology.startswith("v4") else {}

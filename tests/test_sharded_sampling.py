@@ -126,7 +126,7 @@ def folders(tmp_path_factory):
                     dict(model=dataclasses.asdict(LARGE), tokenizer="bytes"))
     pytest.importorskip("safetensors")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("hf.tokenizer.read_hf_tokenizer", lambda folder: "bytes")
+        patch.setattr("hf.meta.read_hf_tokenizer", lambda folder: "bytes")
         model.export_hf(params, LARGE, top / "theirs")
         yield params, top
 
