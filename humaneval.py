@@ -264,11 +264,7 @@ def generate_command(args, path):
 
 def run_command(args, path):
     """Every temperature into a file of its own; the best for each k, as the paper reports it."""
-    if args.k and max(args.k) > args.n:
-        raise ValueError(f"pass@{max(args.k)} needs at least {max(args.k)} samples a problem: "
-                         "raise --n, or lower --k")
-    at = lambda file, t: file and f"{file.removesuffix('.jsonl')}_t{t:g}.jsonl"   # None stays None
-    files = [(at(args.out, t), t, at(args.results, t)) for t in args.temperature]
+    files = benchmark.files_by_temperature(args)
     counts = dict.fromkeys(itertools.islice(read_problems(path), args.limit), args.n)
     found = benchmark.run(__file__, args, path, files, "task_id", counts)
     if found:
@@ -295,13 +291,12 @@ def main():
     elif args.command == "run":
         run_command(args, path)
     elif args.command == "selftest":
-        check = functools.partial(check_all, timeout=args.timeout, workers=args.workers,
-                                  unsafe=args.unsafe)
+        check = functools.partial(check_all, **benchmark.limits_of(args))
         ways.selftest(read_problems(path), check, source)
     else:
         read = samples.read_generations if args.bigcode else samples.read_completions
-        score(read_problems(path), args.samples, args.k, args.timeout, args.workers, args.unsafe,
-              read, source, args.results)
+        score(read_problems(path), args.samples, args.k, read=read, source=source,
+              results=args.results, **benchmark.limits_of(args))
 
 
 if __name__ == "__main__":

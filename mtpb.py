@@ -380,8 +380,8 @@ def main():
     elif args.command == "run":
         run_command(args, path)
     else:
-        score(read_problems(path), args.samples, args.rules, args.timeout, args.workers,
-              args.unsafe, source, args.results)
+        score(read_problems(path), args.samples, args.rules, source=source, results=args.results,
+              **benchmark.limits_of(args))
 
 
 if __name__ == "__main__":

@@ -91,6 +91,11 @@ def begin(parser, official):
     return args, path, None if is_official(path) else path
 
 
+def limits_of(args) -> dict:
+    """The flags that say how programs are run."""
+    return {"timeout": args.timeout, "workers": args.workers, "unsafe": args.unsafe}
+
+
 def results_file(wanted, samples, source) -> str:
     """Where the verdicts on sample files go: where it is `wanted`, else beside the first.
     ValueError, before hours of work, where it cannot be written or is an input. source: the problem
@@ -129,6 +134,17 @@ def tell_next(script, args, problems):
     all_parts = f" (of {problems}), when all {processes} processes are done"
     print(f"{ours} problems are in {args.out}{all_parts * (processes > 1)}; "
           f"next: python {script} score {args.whole}")
+
+
+def files_by_temperature(args):
+    """-> [(sample file, temperature, results or None)] of `humaneval.py run`, each temperature with
+    files of its own. ValueError for a k that --n is too small for."""
+    if args.k and max(args.k) > args.n:
+        raise ValueError(f"pass@{max(args.k)} needs at least {max(args.k)} samples a problem: "
+                         "raise --n, or lower --k")
+    at = lambda file, t: f"{file.removesuffix('.jsonl')}_t{t:g}.jsonl"
+    return [(at(args.out, t), t, at(args.results, t) if args.results else None)
+            for t in args.temperature]
 
 
 def run(script, args, path, files, key, counts):
