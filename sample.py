@@ -4,79 +4,38 @@
     python sample.py --ckpt out                                   say what you want, turn by turn
     printf '%s\\n' 'Assign ...' 'Print ...' | python sample.py --ckpt out       turns from a pipe
 """
-from harness import flags
-from harness.cli import CORES, cli, one_line_errors
+from harness import sampling
+from harness.cli import CORES, cli
 from harness.devices import check_divides, find_devices
 from harness.folder import find_checkpoint
 from harness.problems import PREFIX  # how every history of the paper's benchmark begins
+from harness.sampling import read_prompt, unescape
 from harness.session import run_program, talk  # noqa: F401 (run_program is for who imports us)
+from harness.spans import tokens_in
 
-import argparse
 import dataclasses
 import itertools
 import math
 import re
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from functools import cache, partial
 
-import numpy as np
-
-from data import get_tokenizer
-
-
-def parser():
-    raw = argparse.RawDescriptionHelpFormatter
-    p = one_line_errors(argparse.ArgumentParser(description=__doc__, formatter_class=raw,
-                                                allow_abbrev=False))
-    p.add_argument("--ckpt", type=flags.text,
-                   help="a checkpoint folder, train.py's out_dir, or a Hugging Face folder")
-    p.add_argument("--prompt", type=flags.text, help="continue this text, - for that on standard "
-                   "input; without it the multi-turn session starts")
-    p.add_argument("--num_samples", type=flags.whole(1, 10 ** 6), default=1,
-                   help="samples of the prompt (default 1)")
-    p.add_argument("--max_new_tokens", type=flags.whole(1, 10 ** 6), default=128,
-                   help="tokens to sample at most (default 128)")
-    p.add_argument("--temperature", type=flags.number(0, 100), default=0.2,
-                   help="0 is greedy (default 0.2)")
-    p.add_argument("--top_p", type=flags.number(0, 1), default=0.95,
-                   help="nucleus: probability mass kept, 0 is greedy (default 0.95)")
-    p.add_argument("--stop", type=flags.text, action="append", default=[],
-                   help="end at this text, in which \\n is a new line; may be given several times")
-    p.add_argument("--seed", type=flags.seed, default=0, help="of the draws (default 0)")
-    flags.mesh_flags(p)
-    p.add_argument("--unsafe", action="store_true",
-                   help="let the session's /run use your rights where nothing can isolate it")
-    p.add_argument("--mp_num", type=flags.whole(1, 1024),
-                   help="of a Hugging Face folder: blocks of its fused qkv_proj (default 4; a "
-                        "CodeGen2 may have 8, and is asked for)")
-    p.add_argument("--plan", action="store_true",
-                   help="sample nothing: say what decoding --model takes on a TPU")
-    p.add_argument("--model", type=flags.text,
-                   help="with --plan: a preset of model.py (default 350M)")
-    p.add_argument("--topology", type=flags.text, help="with --plan: a TPU, like v5p:1x1x1; one "
-                   "chip decodes (default v4:1x1x1)")
-    return p
-
-
-def parse_args(argv=None):
-    p = parser()
-    args = p.parse_args(argv)
-    if not (args.ckpt or args.plan or args.model or args.topology):
-        p.error("the following arguments are required: --ckpt")
-    return args
-
-
+# The command's flags are read before JAX is imported, which takes half a second: --help and a wrong
+# flag need not wait. main reads them again.
+parser, parse_args = (partial(read, __doc__) for read in (sampling.parser, sampling.parse_args))
 if __name__ == "__main__":
-    # Up here because JAX takes half a second to import, and --help and a wrong flag need not wait.
     parse_args()
+
+from fast.cores import Shares
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from data import get_tokenizer
 from model import (
     TABLE,
     Config,
@@ -124,12 +83,6 @@ def cut_at(stops, text: str) -> str:
     return text[:min((i for s in stops if (i := text.find(s)) >= 0), default=len(text))]
 
 
-def unescape(text: str) -> str:
-    """Read \\n, \\r, \\t, \\\\, \\x41 and \\u3002; every other character stands for itself."""
-    return re.sub(r"\\([nrt\\]|x[0-9a-fA-F]{2}|u[0-9a-fA-F]{4})",
-                  lambda found: found[0].encode().decode("unicode_escape"), text)
-
-
 # ---- nucleus sampling ----------------------------------------------------------------------------
 
 def top_p_filter(logits, top_p, tp=()):
@@ -142,25 +95,28 @@ def top_p_filter(logits, top_p, tp=()):
         probabilities .5 .3 .2, top_p .7      .5 stays (0 before it), .3 stays (.5), .2 goes (.8)
 
     Instead of sorting V logits we search for the largest `low` such that all that is likelier has
-    top_p or more: what is likelier than `low` stays. Positive floats order like their bits, and
-    those up to 1.0 have 30, so 30 halvings find it exactly. Where tp splits the vocabulary, every
-    round asks all ranks, and therefore settles 5 bits at once.
+    top_p or more: what is likelier than `low` stays (here low is .2). Positive floats order like
+    their bits, and those up to 1.0 have 30, so 30 halvings find low exactly. Where tp splits the
+    vocabulary, every round asks all ranks, and therefore finds 5 bits at once.
     """
     top = lax.pmax(logits.max(-1, keepdims=True), tp)
     probs = jnp.exp(logits - top)
     probs = probs / lax.psum(probs.sum(-1, keepdims=True), tp)                      # (B, V)
-    bits = lax.bitcast_convert_type(probs, jnp.int32)
-    digit = 5 if tp else 1                                      # bits a round
+    order = lax.bitcast_convert_type(probs, jnp.int32)          # orders as probs does, < 2^30
+    digit = 5 if tp else 1                                      # bits of low that a round finds
 
-    def settle(i, low):     # the next digit of low (B, 1), which is -1 where all tokens stay
-        unit = 1 << (30 - digit * (i + 1))
+    def next_digit(i, low):     # low (B, 1): the bits found so far, the others 0, and less 1
+        unit = 1 << (30 - digit * (i + 1))                      # what the last new bit is worth
         marks = low + unit * jnp.arange(1, 2 ** digit)                              # (B, M)
-        above = jnp.where(bits[:, None] > marks[..., None], probs[:, None], 0)      # (B, M, V)
-        enough = lax.psum(above.sum(-1), tp) >= top_p
+        above = jnp.where(order[:, None] > marks[..., None], probs[:, None], 0)     # (B, M, V)
+        enough = lax.psum(above.sum(-1), tp) >= top_p                               # (B, M)
+        # The higher a mark, the less lies above it: enough is True ... True False ... False, and
+        # the number of Trues is the digit.
         return low + unit * enough.sum(-1, keepdims=True)
 
-    low = lax.fori_loop(0, 30 // digit, settle, jnp.full_like(top, -1, jnp.int32))
-    return jnp.where(bits > low, logits, -jnp.inf)
+    # We start at -1, above which all tokens lie, and which stays where none is to go.
+    low = lax.fori_loop(0, 30 // digit, next_digit, jnp.full_like(top, -1, jnp.int32))
+    return jnp.where(order > low, logits, -jnp.inf)
 
 
 def sample_token(keys, logits, temperature, top_p, n_vocab: int, tp=()):
@@ -169,26 +125,27 @@ def sample_token(keys, logits, temperature, top_p, n_vocab: int, tp=()):
     Temperature first, then the nucleus; temperature 0 or top_p 0 takes the likeliest token. Rows of
     the vocabulary that no token stands for (padding to 51,200) are never sampled.
     """
-    size = logits.shape[-1]                                     # of this tp rank, which begins at
-    first = lax.axis_index(tp) * size
-    whole = lax.axis_size(tp) * size
+    size = logits.shape[-1]                 # this tp rank has the ids first ... first + size - 1
+    first, whole = lax.axis_index(tp) * size, lax.axis_size(tp) * size
     logits = jnp.where(first + jnp.arange(size) < n_vocab, logits, -jnp.inf)
     nucleus = top_p_filter(logits / jnp.maximum(temperature, 1e-4), top_p, tp)
-    # With Gumbel noise, argmax(log p + noise) is a draw from p. Each rank has its part of the noise
-    # that one device would draw.
+    # With Gumbel noise, argmax(log p + noise) is a draw from p. Each rank draws the noise of all
+    # ids, as one device would, and takes its part.
     draw = lambda key: lax.dynamic_slice(jax.random.gumbel(key, (whole,)), (first,), (size,))
     noise = jax.vmap(draw)(keys)                                                    # (B, V)
     greedy = (temperature <= 0) | (top_p <= 0)
     scores = jnp.where(greedy, logits, nucleus + noise)
-    # The first of the likeliest, as argmax has it on one device.
+    # The id with the best score; of equals the lowest, as argmax takes it on one device. A rank
+    # whose best is not the best of all names `whole`, which is larger than any id.
     best = scores.max(-1)
     index = jnp.where(best < lax.pmax(best, tp), whole, first + jnp.argmax(scores, -1))
     return lax.pmin(index, tp).astype(jnp.int32)
 
 
 def row_keys(seed, sample_ids, positions):
-    """A key for each row and position. A row's draws depend on (seed, sample index, place) alone,
-    and not on its batch."""
+    """A key for each row: sample_ids (B,), positions (B,) -> (B,).
+
+    A row's draws depend on (seed, sample id, position in its text) alone, not on its batch."""
     key = jax.random.key(seed)
     fold = lambda i, p: jax.random.fold_in(jax.random.fold_in(key, i), p)
     return jax.vmap(fold)(sample_ids, positions)
@@ -222,8 +179,10 @@ def decode(params, cache, logits, lengths, done, budget, seed, sample_ids, tempe
     """
     cached = lengths        # `lengths` grows in the loop; what the cache holds does not
 
+    # The carry: i, the steps done; out (B, steps), their tokens; new, the keys and values of these;
+    # logits, lengths, done and budget as they are after them.
     def more(carry):
-        i, *_, done, _ = carry
+        i, out, new, logits, lengths, done, budget = carry
         return (i < steps) & lax.pmax((~done).any(), dp)     # all ranks end together
 
     def one(carry):
@@ -231,9 +190,9 @@ def decode(params, cache, logits, lengths, done, budget, seed, sample_ids, tempe
         keys = row_keys(seed, sample_ids, lengths)
         token = sample_token(keys, logits, temperature, top_p, n_vocab, tp)          # (B,)
         token = jnp.where(done, -1, token)
-        made = token >= 0
+        made = token >= 0                                       # False for a row that had ended
         out = out.at[:, i].set(token)
-        done, budget = done | (token == eot), budget - made     # the eot joins no row's text
+        done, budget = done | (token == eot), budget - made     # an eot counts in the budget,
         # The barrier ties each weight to this token: left alone, XLA makes float32 copies of
         # bfloat16 weights before the loop.
         weights = jax.tree.map(lambda w: lax.optimization_barrier((w, i))[0], params)
@@ -241,7 +200,8 @@ def decode(params, cache, logits, lengths, done, budget, seed, sample_ids, tempe
         # looks.
         ids = jnp.maximum(token, 0)[:, None]                             # (B, 1)
         x, new = forward_cached(weights, ids, cache, new, cached, i, config, tp)
-        lengths, logits = lengths + (~done & made), head(weights, x, tp)[:, 0]
+        lengths = lengths + (~done & made)                      # but not in the text
+        logits = head(weights, x, tp)[:, 0]
         return i + 1, out, new, logits, lengths, done | (budget <= 0), budget
 
     out = jnp.full_like(lengths, -1, shape=(len(lengths), steps))
@@ -261,9 +221,15 @@ def token_logprobs(params, ids, config: Config, tp=()):
 # weight that had to be gathered for every token would take longer than to read it.
 
 WEIGHTS = {name: spec for name, (_, spec, _) in TABLE.items()}
-ROW, CACHE, LOGITS, ONE = P(DATA), P(None, DATA, "tp"), P(DATA, "tp"), P()
+ROW = P(DATA)                   # (B, ...): ids, lengths, counts, done, budget, sample_ids
+CACHE = P(None, DATA, "tp")     # (L, B, H, S, K)
+LOGITS = P(DATA, "tp")          # (B, V)
+ONE = P()                       # (): seed, temperature, top_p
 SPECS = {       # program -> how its arguments lie, how what it returns lies, the axes that it takes
+    # params, ids, cache, logits, lengths, counts -> logits, new
     prefill: ((WEIGHTS, ROW, CACHE, LOGITS, ROW, ROW), (LOGITS, CACHE), dict(tp="tp")),
+    # params, cache, logits, lengths, done, budget, seed, sample_ids, temperature, top_p
+    # -> tokens, new, logits, lengths, done, budget
     decode: ((WEIGHTS, CACHE, LOGITS, ROW, ROW, ROW, ONE, ROW, ONE, ONE),
              (ROW, CACHE, LOGITS, ROW, ROW, ROW), dict(dp=DATA, tp="tp")),
     extend_cache: ((CACHE, CACHE, ROW), CACHE, {}),
@@ -278,7 +244,7 @@ def mesh_of(params):
 
 
 def fill(rows: int, mesh) -> int:
-    """As many rows, and what lacks until each copy of the model has equally many."""
+    """rows, rounded up so that each copy of the model has equally many: of 3 with dp 2, 4."""
     copies = mesh.shape["dp"] if mesh else 1
     return -(-rows // copies) * copies
 
@@ -296,17 +262,17 @@ def on_mesh(program, mesh, **static):
 
 # ---- a chat: rows of text that grow turn by turn -------------------------------------------------
 
-# A cache of another size is a program to compile, which takes seconds; a cache that is too large is
-# read whole for every token. So it grows by doubling (`bucket`), or once to what a run needs
-# (`reserve`).
+# Each size of the cache is a program of its own to compile, which takes seconds; a cache that is
+# too large is read whole for every token. So a cache has room for few tokens at first, and grows to
+# the next power of two (`bucket`), or at once to what a run needs (`reserve`).
 
-ROOM = 256      # tokens that the rows of a cache can hold at first, together
-LOOK = 16       # tokens between two looks of the host at the text
+ROOM = 256      # tokens that a new cache has room for, those of all rows together
+LOOK = 16       # tokens that the device makes before the host looks at the text again
 LOOK_LIVE = 4   # the same where somebody reads along
 
 
 def piece() -> int:
-    """How many tokens of a prompt a prefill reads: of one size, so one program reads all prompts.
+    """How many tokens of a prompt one prefill reads. Of one size, so that one program reads all.
 
     With 16 tokens a CPU spends about as long on products as on reading the weights; a TPU or GPU
     needs more for that."""
@@ -314,7 +280,7 @@ def piece() -> int:
 
 
 def bucket(n: int, least=16) -> int:
-    """Round up to a power of two: few lengths and cache sizes, so few compilations."""
+    """n rounded up to a power of two, at least `least`: few sizes, so few compilations."""
     return max(least, 1 << (n - 1).bit_length())
 
 
@@ -359,10 +325,11 @@ class Chat:
         self.sample_ids = list(range(rows) if sample_ids is None else sample_ids)
         self.texts = [""] * rows
         self.held = [[] for _ in range(rows)]   # the tokens whose keys and values the cache holds
-        self.least = max(16, ROOM // rows)
-        self.room = min(config.block_size, self.least)      # tokens for a row of the cache
+        self.least = max(16, ROOM // rows)                  # tokens of a row of the first cache
+        self.room = min(config.block_size, self.least)      # the same of the cache as it is now
+        self.B = fill(rows, self.mesh)                      # its rows
         unstacked = isinstance(params["qkv_proj"], tuple)
-        self.cache = init_cache(config, len(self.a_row([])), self.room, unstacked, self.at(CACHE))
+        self.cache = init_cache(config, self.B, self.room, unstacked, self.at(CACHE))
         self.tokens_run = 0                     # that went through the model, padding not counted
         self.dropped = [0] * rows               # tokens of the history that do not fit the context
 
@@ -370,9 +337,9 @@ class Chat:
         """Where an array lies, None for one device."""
         return self.mesh and NamedSharding(self.mesh, spec)
 
-    def a_row(self, numbers):
-        """A number for each row, and zeros for rows that only fill the mesh up -> (B,) int32."""
-        filled = np.zeros(fill(len(self.texts), self.mesh), np.int32)
+    def for_rows(self, numbers):
+        """Numbers, one a row -> (B,) int32, with zeros for the rows that only fill the mesh up."""
+        filled = np.zeros(self.B, np.int32)
         filled[:len(numbers)] = numbers
         return filled
 
@@ -416,35 +383,41 @@ class Chat:
         self.texts = [row.text + row.answer for row in rows]
         return [(row.answer, row.reason) for row in rows]
 
-    def align(self, text, held, budget, keep_newest) -> Row:
-        """A history's tokens, and how many of them agree with those that the cache holds."""
+    def align(self, text, held, asked, keep_newest) -> Row:
+        """A history's tokens, and how many of them agree with those that the cache holds.
+
+            held     [ a b c d e ]      the cache has their keys and values
+            ids      [ a b c x y z ]    so cached is 3, and read runs x y z
+
+        asked: tokens that the answer is to have, and has as far as the context allows."""
         ids, context = self.tokenizer.encode(text), self.config.block_size
         if not ids:
             raise ValueError("the prompt is empty: give at least one character")
-        most = context - 1                      # one token at least is to be made
-        if keep_newest:                         # half of the context is left for the answer
-            most = context - min(budget, context // 2)
+        most = context - 1                      # tokens of history: one at least is to be made
+        if keep_newest:                         # leave what is asked, half of the context at most
+            most = context - min(asked, context // 2)
         elif len(ids) > most:
             raise ValueError(f"the prompt has {len(ids)} tokens and the context {context}: "
                              "shorten it")
         dropped = max(0, len(ids) - most)
         ids = ids[dropped:]
         agree = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(ids, held))
-        # The last token is always run: its logits are what we draw from.
+        # The last token is always run: from its logits the answer's first token is drawn.
         cached = min(sum(1 for _ in agree), len(ids) - 1)
-        return Row(text, ids, dropped, cached, min(budget, context - len(ids)))
+        return Row(text, ids, dropped, cached, min(asked, context - len(ids)))
 
     def read(self, rows, stream):
         """Fill the cache with each row's tokens, in pieces -> the logits that follow (B, V).
 
-            ids of a row    [ cached | size | size | .. ]        the last piece is padded
+            ids of row 0    [ cached | piece | piece | pi ]      the last piece is padded
+            ids of row 1    [ cached   | piece | pi ]            in the third it has no tokens left
         """
         # If `stream` raises half-way the cache is partly filled: then it counts as empty.
         self.held = [[] for _ in rows]
         need = max(len(row.ids) + row.budget for row in rows)
         if need > self.room:
             self.make_room(bucket(need, self.least))    # twice the room: few turns compile anew
-        B, size = len(self.a_row([])), piece()
+        B, size = self.B, piece()
         logits = jnp.zeros((B, self.config.vocab_size), jnp.float32, device=self.at(LOGITS))
         prefill_here = on_mesh(prefill, self.mesh, config=self.config)
         for start in range(0, max(len(row.ids) - row.cached for row in rows), size):
@@ -453,9 +426,9 @@ class Chat:
             ids = np.zeros((B, size), np.int32)
             begins, counts = np.zeros((2, B), np.int32)
             for b, row in enumerate(rows):
-                begins[b] = min(row.cached + start, len(row.ids))
-                some = row.ids[begins[b]:][:size]
-                ids[b, :len(some)], counts[b] = some, len(some)
+                begins[b] = min(row.cached + start, len(row.ids))       # its end, if all is read
+                next_ids = row.ids[begins[b]:][:size]
+                ids[b, :len(next_ids)], counts[b] = next_ids, len(next_ids)
             logits, new = prefill_here(self.params, ids, self.cache, logits, begins, counts)
             self.cache = on_mesh(extend_cache, self.mesh)(self.cache, new, begins)
             self.tokens_run += int(counts.sum())
@@ -465,9 +438,9 @@ class Chat:
     def write(self, rows, logits, cut, stream):
         """Make tokens until every row has ended. Stop rules look at decoded text, on the host: so a
         few tokens at a time, then a look at every row."""
-        lengths = self.a_row([len(row.ids) for row in rows])
-        budget = self.a_row([row.budget for row in rows])
-        sample_ids, done = self.a_row(self.sample_ids), budget <= 0
+        lengths = self.for_rows([len(row.ids) for row in rows])
+        budget = self.for_rows([row.budget for row in rows])
+        sample_ids, done = self.for_rows(self.sample_ids), budget <= 0
         decode_here = on_mesh(decode, self.mesh, config=self.config, eot=self.tokenizer.eot,
                               n_vocab=self.tokenizer.n_vocab, steps=LOOK_LIVE if stream else LOOK)
         while not all(row.reason for row in rows):
@@ -482,16 +455,18 @@ class Chat:
             if stream:
                 stream(rows[0].answer.rstrip("\ufffd"))
             # Where a stop rule has cut a row, only the host knows that it has ended.
-            done = done | (self.a_row([bool(row.reason) for row in rows]) > 0)
+            done = done | (self.for_rows([row.reason != "" for row in rows]) == 1)
 
     def take(self, b, row, tokens, cut, ended):
-        """Row b has new tokens: decode all of its answer, and see whether a rule cuts it. ended:
-        by end of text, or because its budget is used up."""
+        """Row b has new tokens: decode all of its answer, and see whether a rule cuts it.
+
+        ended: whether the row has, by end of text or because its budget is used up."""
         eot = self.tokenizer.eot
         row.made += tokens
         self.tokens_run += len(tokens)
-        # A new list, because held[b] is row.ids. What lies behind a cut is held too: in the next
-        # turn `align` finds how far it agrees with the history.
+        # A new list, because held[b] is still the list row.ids (see read), which stays as it is.
+        # The cache also keeps tokens that a rule cuts away: in the next turn `align` sees how far
+        # they agree with the history.
         self.held[b] = self.held[b] + [t for t in tokens if t != eot]
         text = self.tokenizer.decode([t for t in row.made if t != eot])
         row.answer = cut(text)
@@ -504,40 +479,15 @@ class Chat:
 SMALL = 4_000_000       # parameters: about what the caches of a core hold
 
 
-class Chats:
-    """Rows that talk as those of one Chat do, shared out to one Chat a core where that is faster.
-
-    That is on a CPU with a small model: products with so few weights do not keep two cores busy,
-    and the toy model makes 1.45 to 2 times as many tokens. A large model's weights would be read
-    once a core, so it keeps all its rows together."""
-
-    def __init__(self, params, config: Config, tokenizer, rows: int, temperature=0.2, top_p=0.95,
-                 seed=0, sample_ids=None):
-        ids = list(range(rows) if sample_ids is None else sample_ids)
-        small = (jax.default_backend() == "cpu" and not mesh_of(params)
-                 and num_params(config) <= SMALL)
-        parts = math.gcd(rows, CORES) if small else 1       # of one shape, so one compilation
-        self.size = rows // parts
-        shares = [ids[i:i + self.size] for i in range(0, rows, self.size)]
-        self.chats = [Chat(params, config, tokenizer, self.size, temperature, top_p, seed, share)
-                      for share in shares]
-
-    def reserve(self, texts, max_new_tokens: int):
-        """As Chat.reserve."""
-        for chat in self.chats:
-            chat.reserve(texts, max_new_tokens)
-
-    def turn(self, texts, max_new_tokens: int, stop=(), keep_newest=False):
-        """As Chat.turn -> [(text, reason)]."""
-        shares = [texts[i:i + self.size] for i in range(0, len(texts), self.size)]
-        turn = lambda chat, share: chat.turn(share, max_new_tokens, stop, keep_newest=keep_newest)
-        with ThreadPoolExecutor(len(self.chats)) as pool:
-            return [answer for part in pool.map(turn, self.chats, shares) for answer in part]
-
-    @property
-    def dropped(self):
-        """As Chat.dropped."""
-        return [n for chat in self.chats for n in chat.dropped]
+def Chats(params, config: Config, tokenizer, rows: int, temperature=0.2, top_p=0.95, seed=0,
+          sample_ids=None):
+    """Rows that talk as those of one Chat do. Those of a small model on a CPU are shared out to one
+    Chat a core, which is faster (fast/cores.py)."""
+    small = (jax.default_backend() == "cpu" and not mesh_of(params)
+             and num_params(config) <= SMALL)
+    parts = math.gcd(rows, CORES) if small else 1       # as many as divide the rows equally
+    new_chat = lambda ids: Chat(params, config, tokenizer, len(ids), temperature, top_p, seed, ids)
+    return Shares(new_chat, list(range(rows) if sample_ids is None else sample_ids), parts)
 
 
 BATCH = 64      # rows that run together
@@ -590,20 +540,6 @@ def prompt_logprob(params, config, tokenizer, texts, spans=None):
     return out
 
 
-def tokens_in(spans, text, ids, tokenizer):
-    """Which of the tokens ids, the end of text, begin in one of the character ranges -> bool (T,).
-
-    Tokens are made of bytes, so both are counted in bytes of the whole text: those of tokens from
-    its end backwards, because the front of a long text was left out."""
-    to_byte = lambda n: len(text[:n].encode("utf-8", "surrogatepass"))
-    sizes = [len(tokenizer.decode_bytes([t])) for t in ids]
-    starts = to_byte(len(text)) - np.cumsum(sizes[::-1])[::-1]
-    chosen = np.zeros(len(ids), bool)
-    for first, end in spans:
-        chosen |= (starts >= to_byte(first)) & (starts < to_byte(end))
-    return chosen
-
-
 # ---- loading -------------------------------------------------------------------------------------
 
 def load(ckpt, dtype=None, mp_num=None, mesh=None):
@@ -646,17 +582,6 @@ def session(params, config, tokenizer, args):
         return text.rstrip("\n"), reason
 
     talk(answer, program, args.unsafe)
-
-
-def read_prompt() -> str:
-    """--prompt -: all of standard input, which is UTF-8."""
-    try:
-        prompt = sys.stdin.buffer.read().decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"--prompt -: what comes in is no UTF-8 text ({error})") from None
-    if not prompt:
-        raise ValueError("--prompt -: nothing came in, give at least one character")
-    return prompt
 
 
 def main():

@@ -1,0 +1,71 @@
+"""The command line of sample.py: its flags, a prompt from standard input, stop texts.
+
+Without JAX, because --help and a wrong flag need not wait for it.
+"""
+from harness import flags
+from harness.cli import one_line_errors
+
+import argparse
+import re
+import sys
+
+
+def parser(description):
+    """The parser of `python sample.py`."""
+    raw = argparse.RawDescriptionHelpFormatter
+    p = one_line_errors(argparse.ArgumentParser(description=description, formatter_class=raw,
+                                                allow_abbrev=False))
+    p.add_argument("--ckpt", type=flags.text,
+                   help="a checkpoint folder, train.py's out_dir, or a Hugging Face folder")
+    p.add_argument("--prompt", type=flags.text, help="continue this text, - for that on standard "
+                   "input; without it the multi-turn session starts")
+    p.add_argument("--num_samples", type=flags.whole(1, 10 ** 6), default=1,
+                   help="samples of the prompt (default 1)")
+    p.add_argument("--max_new_tokens", type=flags.whole(1, 10 ** 6), default=128,
+                   help="tokens to sample at most (default 128)")
+    p.add_argument("--temperature", type=flags.number(0, 100), default=0.2,
+                   help="0 is greedy (default 0.2)")
+    p.add_argument("--top_p", type=flags.number(0, 1), default=0.95,
+                   help="nucleus: probability mass kept, 0 is greedy (default 0.95)")
+    p.add_argument("--stop", type=flags.text, action="append", default=[],
+                   help="end at this text, in which \\n is a new line; may be given several times")
+    p.add_argument("--seed", type=flags.seed, default=0, help="of the draws (default 0)")
+    flags.mesh_flags(p)
+    p.add_argument("--unsafe", action="store_true",
+                   help="let the session's /run use your rights where nothing can isolate it")
+    p.add_argument("--mp_num", type=flags.whole(1, 1024),
+                   help="of a Hugging Face folder: blocks of its fused qkv_proj (default 4; a "
+                        "CodeGen2 may have 8, and is asked for)")
+    p.add_argument("--plan", action="store_true",
+                   help="sample nothing: say what decoding --model takes on a TPU")
+    p.add_argument("--model", type=flags.text,
+                   help="with --plan: a preset of model.py (default 350M)")
+    p.add_argument("--topology", type=flags.text, help="with --plan: a TPU, like v5p:1x1x1; one "
+                   "chip decodes (default v4:1x1x1)")
+    return p
+
+
+def parse_args(description, argv=None):
+    """The flags, of sys.argv by default. Each command but a plan needs a model: --ckpt."""
+    p = parser(description)
+    args = p.parse_args(argv)
+    if not (args.ckpt or args.plan or args.model or args.topology):
+        p.error("the following arguments are required: --ckpt")
+    return args
+
+
+def read_prompt() -> str:
+    """--prompt -: all of standard input, which is UTF-8."""
+    try:
+        prompt = sys.stdin.buffer.read().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"--prompt -: what comes in is no UTF-8 text ({error})") from None
+    if not prompt:
+        raise ValueError("--prompt -: nothing came in, give at least one character")
+    return prompt
+
+
+def unescape(text: str) -> str:
+    """Read \\n, \\r, \\t, \\\\, \\x41 and \\u3002; every other character stands for itself."""
+    return re.sub(r"\\([nrt\\]|x[0-9a-fA-F]{2}|u[0-9a-fA-F]{4})",
+                  lambda found: found[0].encode().decode("unicode_escape"), text)
