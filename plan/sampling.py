@@ -1,5 +1,7 @@
 """One plan of sampling: every figure of a token and of a prompt, on a mesh, by formula or read from
 the compiled programs."""
+from harness.devices import check_divides
+
 import math
 from typing import NamedTuple
 
@@ -15,7 +17,6 @@ from plan.program import Collective, read_program
 from plan.protocols import PIECE
 from plan.roofline import places, roofline
 from sample import LOOK
-from tpu_mesh import check_divides
 
 
 class Work(NamedTuple):
