@@ -144,9 +144,9 @@ def tokenize(tokenizer, text, language_line=""):
 # they `tokenize` that. So no duplicate is tokenized, and of a file only digests and ids travel
 # between processes (of a record in a file of records its text does).
 #
-#     workers          inspect                            tokenize
-#                     /       \ digests        documents /        \ ids
-#     main       files         `------ distinct --------'          `------- shuffle, concatenate
+#     main process    Documents         distinct          shuffle, concatenate
+#                             \         / digests \       / ids
+#     workers                  inspect             tokenize
 
 def prepare_documents(documents, count, pool):
     """Steps 1 to 3: yields the uint16 ids of each Document that stays. `count` (a Counter) is told

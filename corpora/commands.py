@@ -32,7 +32,7 @@ def chosen_files(args):
 def workers_over(args, files, n_bytes, n_text, make_tools, *parts):
     """-> (the Documents of the files, the Pool that works on them) as long as the block runs, with
     a bar of n_bytes; each worker has called make_tools(*parts)."""
-    # A worker takes 0.3 s to start, so one that would get less than 1 MB of text is not worth it.
+    # One more for each MB, because a worker takes 0.3 s to start, longer than for 1 MB of text.
     workers = min(args.workers, 1 + n_text // 2 ** 20)
     with (pool_for(args, workers, make_tools, *parts) as pool,
           tqdm(total=n_bytes, unit="B", unit_scale=True, desc="filter, tokenize") as bar):

@@ -1,22 +1,23 @@
 """What a step takes on one device, by counting alone: the check beside the compiled program, and
 what ranks the meshes of a search.
 
-Bytes of one device, each factor by its name. b T tokens are on it at a time, D = n_embd:
+Bytes of one device, each factor by its name. At a time it has b sequences of T tokens; D = n_embd,
+F = 4 D, V = vocab_size; w is the bytes of a number of the type of the products, 2 for bf16.
 
     a weight of its shard
         STATE         12   the weight and Adam's two moments, float32
         GRADIENT       4   float32, as the gather's backward pass adds it up
-        COPY           w   of the shard in the type of the products, w = 2 for bf16
+        (copy)         w   of the shard in the type of the products
         MOMENTUM      32   that AdamW moves: 4 arrays read and 3 written, the gradient once more
     a weight of one layer, gathered
-        GATHERED     2 w   this layer's and the next one's, which arrives meanwhile
+        GATHERED   2 x w   this layer's and the next one's, which arrives meanwhile
         WHOLE          4   its gradient before it is scattered
-    a number of (b, T, D), a layer                         see fast/remat.py
+    a number of (b, T, D), a layer, w bytes                see fast/remat.py
         KEPT               what the forward pass leaves for the backward pass
         TOUCHED            what a layer writes and reads again in one pass
-    a logit of (b, T, V)
-        LOGITS       2 x 4 the logits and their gradient, float32
-        PASSES         6   times that they are written or read: logits, maximum, sum, target,
+    a logit of (b, T, V), 4 bytes
+        LOGITS     2 x 4   the logits and their gradient, float32
+        PASSES     6 x 4   times that they are written or read: logits, maximum, sum, target,
                            gradient, and its two products together
 """
 from dataclasses import replace
@@ -28,13 +29,18 @@ import jax.numpy as jnp
 from model import num_params
 from plan.program import ATTENTION, UNIT, Collective
 
-STATE, GRADIENT, MOMENTUM, WHOLE = 3 * 4, 4, 8 * 4, 4
-GATHERED, LOGITS, PASSES = 2, 2, 6
+STATE, GRADIENT, MOMENTUM, WHOLE = 3 * 4, 4, 8 * 4, 4      # bytes a weight
+GATHERED, LOGITS, PASSES = 2, 2, 6                          # how many: of w, of 4, of 4 bytes
 
-# Numbers of a layer's forward pass, in units of (b, T, D): those whole on each tp rank (x, its
-# LayerNorm, the sum that leaves), those split over tp (q, k, v three times: made, rotated, laid out
-# for attention; the attention's result twice; F = 4 D made, with its bias, its gelu and the gelu's
-# inner tanh). KEPT: the same of what the backward pass finds.
+# How many numbers of a layer's forward pass, in units of (b, T, D): (whole on each tp rank, split
+# over tp).
+#
+#     whole   3           x, its LayerNorm, the sum that leaves
+#     split   3 x 3       q, k and v: made, rotated, laid out for attention
+#             2           attention's result, twice
+#             4 x 4       F: made, with its bias, its gelu, the gelu's inner tanh
+#
+# KEPT: what of it the backward pass finds, the most first: `fastest_that_fits` relies on the order.
 TOUCHED = (3, 3 * 3 + 2 + 4 * 4)
 KEPT = {"none": TOUCHED, "products": (1, 3 + 4), "layer": (1, 0)}
 
@@ -70,20 +76,29 @@ def estimate(config, hyper, dp, fsdp, tp):
     touched, kept = split(TOUCHED), c.n_layer * split(KEPT[remat])
     passes = 1 + (remat != "none")
 
+    # In memory at a time. With A > 1 the sum of the micro-batches' gradients stands beside one's.
     in_layers = (GATHERED * width + WHOLE) * layer + touched
     in_head = LOGITS * logits + WHOLE * ends / 2
     temp = shard * (width + GRADIENT * (1 + (A > 1))) + kept + max(in_layers, in_head)
+
+    # Through HBM. A layer's gathered weights are written and read in each pass, the backward one
+    # too, their gradient once; the backward pass writes and reads twice a forward one's numbers.
     weights = layer * (passes + 1) * 2 * width + layer * 2 * WHOLE
     hbm = shard * MOMENTUM + A * (
         c.n_layer * (weights + touched * (passes + 2)) + PASSES * logits)
 
-    gather_bytes = A * (width * passes * layer * c.n_layer + 3 * ends) / fsdp
+    # Between chips. The embedding is gathered in float32, all else in the type of the products;
+    # every gradient is scattered in float32.
+    gathered_ends = (4 + width) * ends / 2
+    gather_bytes = A * (width * passes * layer * c.n_layer + gathered_ends) / fsdp
     scatter_bytes = A * GRADIENT * (layer * c.n_layer + ends)
-    added = A * 2 * (c.n_layer + 1)
+    matrices = 4 * c.n_layer        # qkv_proj, out_proj, fc_in, fc_out; and two ends beside them
+    gathers, scatters = A * (matrices * passes + 2), A * (matrices + 2)
+    added = A * 2 * (c.n_layer + 1)     # over tp, forward and back: one a layer, one at the ends
     # XLA for TPUs has no reduce-scatter over all chips of a slice, but an all-reduce and a cut.
     scatter = "all-reduce" if dp * tp == 1 and fsdp > 4 else "reduce-scatter"
-    moves = [Collective("all-gather", ("fsdp",), A * (4 * c.n_layer * passes + 2), gather_bytes, True),
-             Collective(scatter, ("fsdp",), A * (4 * c.n_layer + 2), scatter_bytes, False),
+    moves = [Collective("all-gather", ("fsdp",), gathers, gather_bytes, True),
+             Collective(scatter, ("fsdp",), scatters, scatter_bytes, False),
              Collective("all-reduce", ("tp",), added, added * width * x, False),
              Collective("all-reduce", ("dp",), 1, GRADIENT * shard, False)]
     sizes = dict(dp=dp, fsdp=fsdp, tp=tp)

@@ -199,6 +199,18 @@ def test_what_is_kept_is_the_most_that_fits():
     assert flops == sorted(set(flops)) and bytes_ == sorted(set(bytes_), reverse=True)
 
 
+def test_the_formula_gathers_in_the_type_of_the_products_but_the_embedding_in_float32():
+    """So float32 gathers twice the bytes of bf16, less what the embedding has in both."""
+    hyper, mesh = train.Hyper(batch_size=512), dict(dp=2, fsdp=32, tp=1)
+    config = CONFIGS["2.7B"]
+    gathered = {}
+    for dtype in ("bfloat16", "float32"):
+        *_, moves = estimate(dataclasses.replace(config, dtype=dtype), hyper, **mesh)
+        gathered[dtype] = next(m.bytes for m in moves if m.kind == "all-gather")
+    embedding = 4 * config.n_embd * config.vocab_size / 32
+    assert gathered["float32"] - embedding == pytest.approx(2 * (gathered["bfloat16"] - embedding))
+
+
 def test_links_of_a_slice():
     """On 8 x 8 x 4 v4 chips tp 4 runs around the short side, fsdp 64 around both long ones; on half a side there is no ring."""
     chip = CHIPS["v4"]
