@@ -20,12 +20,13 @@ from harness.sizes import check_sizes
 from dataclasses import dataclass
 from functools import partial
 
+from fast import weights as layouts
 from fast.attention import fused_attention, kernel_for
 from fast.compiler import platform
 from fast.product import weight_product
-from fast.remat import product, recompute
+from fast.remat import mark_product, recompute
 from fast.rotary import rotary as rotary_by_product
-from fast.weights import Turned, turn, unrolled
+from fast.weights import Turned, over_unstacked, unrolled
 
 import jax
 import jax.numpy as jnp
@@ -81,12 +82,13 @@ def param_table(config: Config) -> dict:
 
     init: the std of a truncated normal for a matrix; of vectors 0 means zeros, None ones. Layers'
     weights are stacked. `tp` splits heads, feed-forward and vocabulary; `fsdp` splits what is left
-    of each large matrix: of wte rows and not columns, because a gradient of rows is added up as
-    rows, and XLA sends no 160 columns, which are no whole tile (8 x 128), but all of the matrix.
+    of each large matrix. Of wte that is rows again, because its gradient is added up as rows, and
+    because XLA sends no 160 columns (2560 / 16), no whole tile of 8 x 128, but all of the matrix.
 
-    The stds are jaxformer's: 1 / sqrt(fan in), which for wte is V, because there a token is a row
-    of V numbers, all 0 but one. What adds to the stream x shrinks with the number of layers that
-    do, and by the same rule in fc_out, whose fan in is 4D.
+    The stds are jaxformer's. `into` is 1 / sqrt(fan in); of wte the fan in is V, because a token is
+    a row of V numbers, all 0 but one. `out` is for the two matrices whose products are added to the
+    stream x: 2 / L of that, so that the more layers there are the less each adds. fc_out takes
+    sqrt(D) as out_proj does, though its own fan in is 4D.
 
     Two quirks of jaxformer are left out: its embedding has a bias (its release adds it into the
     weight, so nothing is lost), and it decays stacked vectors as if they were matrices.
@@ -114,10 +116,19 @@ def param_table(config: Config) -> dict:
 TABLE = param_table(Config())       # for what does not depend on sizes: names and specs
 LAYER = tuple(n for n in TABLE if not n.startswith(("wte", "ln_f", "lm_head")))     # one a layer
 MATRICES = tuple(n for n, (_, _, init) in TABLE.items() if init)    # no biases, no LayerNorms
-# The axis along which fsdp splits a matrix, as gather meets it: a layer's without its first axis L.
+
+
+def fsdp_axis(name):
+    """The axis along which fsdp splits a weight, None where it does not. Of a layer's weights it is
+    counted without the first axis, L, because inside a layer, where gather runs, that is gone."""
+    for axis, split_by in enumerate(TABLE[name][1]):        # None, "tp", "fsdp" or ("tp", "fsdp")
+        if split_by in ("fsdp", ("tp", "fsdp")):
+            return axis - (name in LAYER)
+    return None
+
+
 # {"wte": 0, "qkv_proj": 0, "out_proj": 2, "fc_in": 0, "fc_out": 1, "lm_head": 0}
-FSDP_AXIS = {name: axis - (name in LAYER) for name, (_, spec, _) in TABLE.items()
-             for axis, split_by in enumerate(spec) if "fsdp" in (split_by or ())}
+FSDP_AXIS = {name: axis for name in TABLE if (axis := fsdp_axis(name)) is not None}
 
 
 def init_params(key, config: Config) -> dict:
@@ -151,7 +162,8 @@ def flops_per_token(config: Config) -> float:
     L, D, T, V = config.n_layer, config.n_embd, config.block_size, config.vocab_size
     weights = L * (4 + 8) * D ** 2 + D * V
     attention = L * 2 * D * T // 2
-    return (2 + 4) * (weights + attention)
+    forward, backward = 2, 4
+    return (forward + backward) * (weights + attention)
 
 
 # ---- the Transformer -----------------------------------------------------------------------------
@@ -171,7 +183,8 @@ def rotary(x, positions, rotary_dim: int):
 
     The score of a rotated q and k then depends only on how far apart they are. The other K - R dims
     pass through. x: (B, H, T, K), positions: (B or 1, T). Angles are float32, because in bf16
-    position 257 would be rounded to 256. A CPU and a TPU take fast/rotary.py, the same as a product.
+    position 257 would be rounded to 256. This form is for reading, and for a GPU; a CPU and a TPU
+    are faster with fast/rotary.py, which exchanges a and b by a product with a constant matrix.
     """
     R = rotary_dim
     speed = np.float32(10000 ** (-np.arange(0, R, 2) / max(R, 1)))       # (R/2,)
@@ -183,15 +196,15 @@ def rotary(x, positions, rotary_dim: int):
     return jnp.concatenate([rotated, x[..., R:]], -1).astype(x.dtype)
 
 
-QUERIES = 64    # rows of the score matrix that plain_attention makes at a time
-
-
 def attention(q, k, v):
     """softmax(q k^T / sqrt(K)) v, each token looking at itself and back. -> (B, H, T, K)
 
     q, k, v: (B, H, T, K). TPUs and GPUs have a kernel for it, the others take the plain form."""
     kernel = kernel_for(platform(), q)
     return fused_attention(kernel, q, k, v) if kernel else plain_attention(q, k, v)
+
+
+QUERIES = 64    # rows of the score matrix that are made at a time
 
 
 def plain_attention(q, k, v):
@@ -216,8 +229,9 @@ def attend(q, parts, mask):
     are made, the long cache and the newest, because to join them would copy the cache. mask: True
     where a query sees a key, for all keys: broadcast to (B, H, T, sum of S). -> (B, H, T, K)
     """
-    product = partial(jnp.einsum, "bhtk,bhsk->bhts", preferred_element_type=jnp.float32)
-    scores = jnp.concatenate([product(q, k) for k, _ in parts], -1) * q.shape[-1] ** -0.5
+    dots = partial(jnp.einsum, "bhtk,bhsk->bhts", preferred_element_type=jnp.float32)
+    scores = jnp.concatenate([dots(q, k) for k, _ in parts], -1)         # (B, H, T, sum of S)
+    scores = scores * q.shape[-1] ** -0.5
     # A finite number, because a row of -inf alone would turn into NaN.
     weights = jax.nn.softmax(jnp.where(mask, scores, -1e10)).astype(q.dtype)
     ends = np.cumsum([k.shape[2] for k, _ in parts])[:-1]
@@ -228,16 +242,17 @@ def attend(q, parts, mask):
 def linear(x, weights, name, fsdp=(), dtype=None):
     """x (N, I) times the weight `name` -> (N, O) of `dtype`, x's own by default.
 
-    The weight's first axes multiply to I and the others to O: qkv_proj is (D | 3, H, K), out_proj
-    (H, K | D), fc_in (D | F). It is gathered from fsdp, or it is Turned (fast/weights.py): laid out
-    for making tokens, with a product of its own."""
+    The weight has the axes of I first, then those of O: qkv_proj D and 3, H, K; out_proj H, K and
+    D; fc_in D and F. It is gathered from fsdp, or it is Turned (fast/weights.py): laid out for
+    making tokens, with a product of its own."""
     w = weights[name]
     if isinstance(w, Turned):
         return w.product(x, dtype)
-    rows = FSDP_AXIS[name] == 0             # of the matrix (I, O) are split, or else its columns
-    w = w.reshape((len(w), -1) if rows else (-1, w.shape[-1]))
-    w = gather(w, 0 if rows else 1, fsdp, x.dtype)                       # (I, O)
-    return product(weight_product(x, w, dtype))
+    # Make it a matrix (I, O). fsdp splits its very first axis, so rows, or its last, so columns.
+    by_rows = FSDP_AXIS[name] == 0
+    w = w.reshape((len(w), -1) if by_rows else (-1, w.shape[-1]))
+    w = gather(w, 0 if by_rows else 1, fsdp, x.dtype)                    # (I, O), whole
+    return mark_product(weight_product(x, w, dtype))
 
 
 def block(x, w, config: Config, tp=(), fsdp=(), cache=None, lengths=None, at=0):
@@ -247,10 +262,11 @@ def block(x, w, config: Config, tp=(), fsdp=(), cache=None, lengths=None, at=0):
 
     x: (B, T, D) activations, equal on every tp rank. w: this layer's weights. Each tp rank computes
     its heads and its share of the feed-forward, and one all-reduce adds both up: one collective
-    over tp forward, one backward. cache, lengths, at: what stands before x where tokens are made
-    (see cached_attention, below). Returns (y, new keys and values, None in training).
+    over tp forward, one backward. Where tokens are made, row b has lengths[b] tokens in the long
+    part of `cache` and `at` in the short one, and x stands behind both (cached_attention, below).
+    Returns (y, the short part with x's keys and values; None in training).
     """
-    # Nothing happens here forward. Backward, the tp ranks' gradients of h are added up, in one
+    # vary does nothing forward. Backward, the tp ranks' gradients of h are added up, in one
     # all-reduce, because from here on h may differ between them (the operator f of Megatron-LM).
     h = vary(layer_norm(x, w["ln_1.scale"], w["ln_1.bias"]), tp)         # (B, T, D)
     a, new = self_attention(h, w, config, fsdp, cache, lengths, at)      # (B T, D)
@@ -310,28 +326,20 @@ def embed(wte, ids, dtype, tp=()):
 
 
 def over_layers(layer, x, each, n_layer: int):
-    """x through layer(x, each[i]) -> (x, out) for i = 0 ... L-1. Returns (x, outs, as each).
+    """Run x through layer(x, weights of layer i) -> (x, out), i = 0 ... L-1. Returns (x, outs).
 
-    each: name -> array (L, ...), stacked, and one compiled layer is run L times, or a tuple of L
-    arrays (`unstack`)."""
+    each: name -> what the layers have of it: one array (L, ...), and a loop runs one compiled layer
+    L times; or a tuple of L arrays (`unstack`), and the program has L layers. outs has the same
+    form."""
     if isinstance(each["qkv_proj"], tuple):
         return over_unstacked(layer, x, each, n_layer)
     return lax.scan(layer, x, each, unroll=n_layer if unrolled(n_layer) else 1)
 
 
-def over_unstacked(layer, x, each, n_layer: int):
-    """The same for tuples: the program has L layers, one behind the other."""
-    outs = []
-    for i in range(n_layer):
-        x, out = layer(x, {n: w[i] for n, w in each.items()})
-        outs.append(out)
-    return x, jax.tree.map(lambda *layers: layers, *outs)
-
-
 def transformer(params, ids, config: Config, tp=(), fsdp=(), remat="none"):
     """ids: (B, T) -> logits (B, T, V) float32, of the vocabulary rows of this tp rank."""
     dtype = jnp.dtype(config.dtype)
-    # In float32, because in this type the gradients of all places of a token are added up.
+    # Gathered as float32, because in this type the gradients of all places of a token are added up.
     wte = gather(params["wte"], FSDP_AXIS["wte"], fsdp, jnp.float32)
     x = embed(wte, ids, dtype, tp)                                       # (B, T, D)
 
@@ -358,23 +366,23 @@ def forward(params, ids, config: Config):
 
 
 def cross_entropy(logits, targets, z_loss=0.0, tp=()):
-    """Token by token, -> (the sum, its first term alone), (B, T) each:
+    """-> (loss, nll), (B, T) each: loss = nll + z_loss * lse^2, where
 
-        -log softmax(logits)[target]  +  z_loss * logsumexp(logits)^2
+        lse = logsumexp(logits)        nll = -log softmax(logits)[target] = lse - logits[target]
 
-    logits: (B, T, V) float32, targets: (B, T). The vocabulary is split over tp: of 2 ranks the
-    first has the logits of ids 0 ... V-1, the second those of V ... 2V-1. Largest and sum go over
-    both; the target's logit is on one of them, and the other adds 0.
+    logits: (B, T, V) float32, targets: (B, T). V is this tp rank's share: of 2 ranks the first has
+    the logits of ids 0 ... V-1, the second those of V ... 2V-1. Largest and sum go over both; a
+    target's logit is on one of them, and the other adds 0.
 
-    The z-loss draws logsumexp to 0 (jaxformer: 1e-4), because the first term alone leaves open
-    where the logits lie: it is the same when all of them grow by the same number.
+    The z-loss draws lse to 0 (jaxformer: 1e-4), because nll alone leaves open where the logits lie:
+    it is the same when all of them grow by the same number.
     """
     largest = lax.stop_gradient(logits).max(-1)
     largest = lax.pmax(largest, tp)             # pmax has no derivative, and needs none
     lse = jnp.log(lax.psum(jnp.exp(logits - largest[..., None]).sum(-1), tp)) + largest
     row, own = own_rows(targets, logits.shape[-1], tp)
-    logit = jnp.take_along_axis(logits, row[..., None], -1)[..., 0]      # (B, T)
-    nll = lse - lax.psum(jnp.where(own, logit, 0), tp)
+    found = jnp.take_along_axis(logits, row[..., None], -1)[..., 0]      # (B, T)
+    nll = lse - lax.psum(jnp.where(own, found, 0), tp)
     return nll + z_loss * jnp.square(lse), nll
 
 
@@ -395,7 +403,8 @@ def loss_fn(params, tokens, config: Config, n_tokens=None, z_loss=1e-4, tp=(), f
 # ---- the KV cache --------------------------------------------------------------------------------
 
 def cached_attention(q, k, v, cache, lengths, at):
-    """Attention of T tokens behind `lengths` (B,) cached and `at` new ones. q, k, v: (B, H, T, K).
+    """Attention of T tokens that stand behind `lengths` (B,) tokens of the long part and `at` of
+    the short one, into which their keys and values go. q, k, v: (B, H, T, K).
 
     cache: (keys, values, new_keys, new_values), (B, H, S, K) twice and (B, H, N, K) twice. Which
     keys the T = 2 queries of a row with 5 cached tokens see (x), at = 1, S = 8, N = 4:
@@ -405,18 +414,18 @@ def cached_attention(q, k, v, cache, lengths, at):
         query 1    x x x x x . . .       x x x .
 
     A loop that makes tokens writes into the short part alone and only reads the long one, because
-    XLA copies all of an array that one program both reads and writes. -> ((B, H, T, K), new part)
+    XLA copies all of an array that one program both reads and writes. -> ((B, H, T, K), short part)
     """
     keys, values, new_keys, new_values = cache
     B, _, T, _ = q.shape
     S, N = keys.shape[2], new_keys.shape[2]
-    write = lambda old, x: lax.dynamic_update_slice_in_dim(old, x.astype(old.dtype), at, 2)
-    new = write(new_keys, k), write(new_values, v)
+    put = lambda old, x: lax.dynamic_update_slice_in_dim(old, x.astype(old.dtype), at, 2)
+    short = put(new_keys, k), put(new_values, v)
     held = jnp.arange(S) < lengths[:, None, None]                        # (B, 1, S)
     made = jnp.arange(N) <= at + jnp.arange(T)[:, None]                  # (T, N)
     seen = [jnp.broadcast_to(held, (B, T, S)), jnp.broadcast_to(made, (B, T, N))]
     seen = jnp.concatenate(seen, -1)[:, None]                            # (B, 1, T, S + N)
-    return attend(q, [(keys, values), new], seen), new
+    return attend(q, [(keys, values), short], seen), short
 
 
 def init_cache(config: Config, batch: int, size: int = 0, unstacked=False, sharding=None):
@@ -458,11 +467,12 @@ def forward_cached(params, ids, cache, new, lengths, at, config: Config, tp=()):
 def extend_cache(cache, new, lengths):
     """The cache with the N new tokens of each row put behind the lengths[b] that it had.
 
-    A padded row writes too much. That lies past the row's own end, where no query looks, until the
-    row's next tokens overwrite it; past the end of the cache it is dropped."""
+    A row with fewer than N is padded, and its padding is written too: behind the row's own end,
+    where no query looks, and its next tokens overwrite it. Past the cache's end it is dropped."""
     def write(old, new):                                     # (..., B, H, S, K), (..., B, H, N, K)
         rows = jnp.arange(len(lengths))[:, None]                         # (B, 1)
         places = lengths[:, None] + jnp.arange(new.shape[-2])            # (B, N)
+        # Of two index arrays with a slice between them numpy puts the axes, here (B, N), first.
         new = jnp.moveaxis(new, (-4, -2), (0, 1))                        # (B, N, ..., H, K)
         return old.at[..., rows, :, places, :].set(new, mode="drop")
 
@@ -470,19 +480,9 @@ def extend_cache(cache, new, lengths):
 
 
 def unstack(params):
-    """Weights laid out for sampling on a CPU or GPU, in place, one name at a time -> params.
-
-    Every layer gets arrays of its own, because XLA copies a layer that it takes out of a stack, and
-    its matrices are turned (fast/weights.py)."""
-    for name in LAYER:
-        stack = params[name]                                             # (L, ...)
-        inputs = 2 if name == "out_proj" else 1                          # it is (L, H, K, D)
-        if name in FSDP_AXIS:                                            # a matrix
-            params[name] = tuple(turn(stack, i, inputs) for i in range(len(stack)))
-        else:
-            params[name] = tuple(stack[i] for i in range(len(stack)))
-    params["lm_head"] = turn(params["lm_head"][None], 0)
-    return params
+    """Weights laid out for sampling on a CPU or GPU, in place -> params: each layer gets arrays of
+    its own, and matrices are turned (fast/weights.py)."""
+    return layouts.unstack(params, LAYER, FSDP_AXIS)
 
 
 # ---- a model's folder ----------------------------------------------------------------------------

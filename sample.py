@@ -26,6 +26,7 @@ parser, parse_args = (partial(read, __doc__) for read in (sampling.parser, sampl
 if __name__ == "__main__":
     parse_args()
 
+from fast.cache import bucket, grow, piece
 from fast.cores import Shares
 
 import jax
@@ -60,8 +61,8 @@ from tpu_mesh import DATA, make_mesh
 def truncate_turn(text: str) -> str:
     """The paper's rule for one turn of MTPB (truncate in the released sampler).
 
-    At most one top-level print and one def stay, and nothing from the next comment, docstring,
-    end-of-text mark or two blank lines on. Prefixes count: `printer = 1` is a print here too."""
+    Cut at the second top-level print, the second def, or the first comment, docstring, end-of-text
+    mark or two blank lines, whichever comes first. Prefixes count: `printer = 1` is a print too."""
     for word in ("print", "def"):
         starts = [m.start() for m in re.finditer(f"^{word}", text, re.MULTILINE)]
         if len(starts) >= 2:
@@ -95,9 +96,10 @@ def top_p_filter(logits, top_p, tp=()):
         probabilities .5 .3 .2, top_p .7      .5 stays (0 before it), .3 stays (.5), .2 goes (.8)
 
     Instead of sorting V logits we search for the largest `low` such that all that is likelier has
-    top_p or more: what is likelier than `low` stays (here low is .2). Positive floats order like
-    their bits, and those up to 1.0 have 30, so 30 halvings find low exactly. Where tp splits the
-    vocabulary, every round asks all ranks, and therefore finds 5 bits at once.
+    top_p or more: what is likelier than `low` stays (here low is the last float before .3, and .5
+    and .3 stay). Positive floats order like their bits, and those up to 1.0 have 30, so 30 halvings
+    find low exactly. Where tp splits the vocabulary, every round asks all ranks, and therefore
+    finds 5 bits at once.
     """
     top = lax.pmax(logits.max(-1, keepdims=True), tp)
     probs = jnp.exp(logits - top)
@@ -261,34 +263,13 @@ def on_mesh(program, mesh, **static):
 
 
 # ---- a chat: rows of text that grow turn by turn -------------------------------------------------
-
 # Each size of the cache is a program of its own to compile, which takes seconds; a cache that is
 # too large is read whole for every token. So a cache has room for few tokens at first, and grows to
-# the next power of two (`bucket`), or at once to what a run needs (`reserve`).
+# the next power of two (fast/cache.py), or at once to what a run needs (`reserve`).
 
 ROOM = 256      # tokens that a new cache has room for, those of all rows together
 LOOK = 16       # tokens that the device makes before the host looks at the text again
 LOOK_LIVE = 4   # the same where somebody reads along
-
-
-def piece() -> int:
-    """How many tokens of a prompt one prefill reads. Of one size, so that one program reads all.
-
-    With 16 tokens a CPU spends about as long on products as on reading the weights; a TPU or GPU
-    needs more for that."""
-    return 16 if jax.default_backend() == "cpu" else 256
-
-
-def bucket(n: int, least=16) -> int:
-    """n rounded up to a power of two, at least `least`: few sizes, so few compilations."""
-    return max(least, 1 << (n - 1).bit_length())
-
-
-@partial(jax.jit, static_argnames="size")
-def grow(cache, size: int):
-    """Room for `size` tokens instead of S. Each array: (..., S, K)."""
-    longer = lambda x: jnp.pad(x, [(0, 0)] * (x.ndim - 2) + [(0, size - x.shape[-2]), (0, 0)])
-    return jax.tree.map(longer, cache)
 
 
 @dataclasses.dataclass
@@ -311,9 +292,9 @@ class Chat:
         chat.turn(["# Assign 1 to x.\\n", ...], max_new_tokens=64, stop=truncate_turn)
             -> [(text, reason), ...]
 
-    After a turn `chat.texts` holds each row's history with its new text. A next turn runs only the
-    tokens that are new: the cache is kept as far as the tokens of the history agree with those that
-    it was filled with.
+    A turn has three steps: `align` finds how far each history agrees with the tokens whose keys and
+    values the cache holds, `read` runs the tokens behind these, `write` makes the answers. After it
+    `chat.texts` holds each row's history with its new text.
     """
 
     def __init__(self, params, config: Config, tokenizer, rows: int, temperature=0.2, top_p=0.95,
@@ -525,14 +506,14 @@ def prompt_logprob(params, config, tokenizer, texts, spans=None):
     out, mesh = [], mesh_of(params)
     together = fill(1, mesh)                    # a text for each copy of the model
     for start in range(0, len(texts), together):
-        some = texts[start:start + together]
-        tokens = [tokenizer.encode(text)[-(config.block_size - 1):] for text in some]
+        batch = texts[start:start + together]
+        tokens = [tokenizer.encode(text)[-(config.block_size - 1):] for text in batch]
         size = min(bucket(max(map(len, tokens)) + 1), config.block_size)
         padded = np.full((together, size), tokenizer.eot, np.int32)
         for row, ids in zip(padded, tokens):
             row[1:len(ids) + 1] = ids           # row[0] stays end of text
-        found = np.asarray(on_mesh(token_logprobs, mesh, config=config)(params, padded))
-        for i, (text, ids, logp) in enumerate(zip(some, tokens, found), start):
+        logps = np.asarray(on_mesh(token_logprobs, mesh, config=config)(params, padded))
+        for i, (text, ids, logp) in enumerate(zip(batch, tokens, logps), start):
             logp = logp[:len(ids)]
             if spans is not None:
                 logp = logp[tokens_in(spans[i], text, ids, tokenizer)]

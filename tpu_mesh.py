@@ -29,7 +29,7 @@ from jax.experimental.mesh_utils import create_device_mesh
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-DATA = ("dp", "fsdp")    # the axes that split the batch, and so the data
+DATA = ("dp", "fsdp")    # the axes that split the batch
 
 
 # ---- the mesh ------------------------------------------------------------------------------------
@@ -44,21 +44,22 @@ def make_mesh(dp=1, fsdp=1, tp=1, devices=None):
 
 
 def device_grid(devices, dp: int, fsdp: int, tp: int):
-    """The devices as an array (dp, fsdp, tp), in the order in which JAX makes the chips of a mesh
-    axis neighbours, tp first.
+    """The devices as an array (dp, fsdp, tp), in JAX's order, which makes the chips of a mesh axis
+    neighbours on the TPU, those of tp before all others.
 
     A mesh axis may take a part of a side of a TPU slice: fsdp 8 on the 4 x 4 chips of v6e:4x4 is
     one whole side and half of the other. jax.make_mesh refuses that on most TPUs."""
     try:
         return create_device_mesh((dp, fsdp, tp), devices, allow_split_physical_axes=True)
-    except AssertionError:      # JAX's, where the chips fill no box: some are left over
+    except AssertionError:      # by JAX, where the chips are no whole box: some are left over
         return np.array(devices).reshape(dp, fsdp, tp)
 
 
 # ---- inside shard_map: vary and gather -----------------------------------------------------------
-# Inside shard_map each chip runs the same lines on its own part. To each value's type belongs the
-# set of mesh axes over which it may differ from chip to chip. JAX keeps it from operation to
-# operation ("vma", varying manual axes), because it shows where gradients must be added up:
+# Inside shard_map each chip runs the same lines on its own part. A value's type holds, beside shape
+# and dtype, the mesh axes over which the value may differ from chip to chip. JAX works them out
+# operation by operation ("vma", varying manual axes), and from them where gradients must be added
+# up, because the gradient of a value must have the value's own type:
 #
 #                       may differ over   chip 0   chip 1   chip 2   chip 3     (dp = 4)
 #     bias              {}                b        b        b        b
@@ -66,9 +67,9 @@ def device_grid(devices, dp: int, fsdp: int, tp: int):
 #     its gradient      {dp}              g0       g1       g2       g3       each of its own rows
 #     bias's gradient   {}                g        g        g        g        g0 + g1 + g2 + g3
 #
-# vary changes the type alone: the values are still equal, but may differ. The sum is its transpose,
-# an all-reduce in the backward pass, and happens once, where vary stands. Without our vary JAX puts
-# one of its own at each use of the bias, and each has its all-reduce.
+# vary changes the type alone: the values are still equal, but count as different, so each chip has
+# a gradient of its own. Backward, vary is the sum of these, an all-reduce, once, where it stands.
+# Without our vary JAX puts one of its own at each use of the bias, and each has its all-reduce.
 #
 # A matrix is split over fsdp, and whole only while its layer runs:
 #
@@ -79,6 +80,7 @@ def device_grid(devices, dp: int, fsdp: int, tp: int):
 #     w's gradient      {fsdp}            s0       s1       s2       s3       psum_scatter, float32
 #
 # where s0..s3 are the parts of the sum g0 + g1 + g2 + g3: each chip keeps the part of its shard.
+# The gathered w is equal on all chips, but counts as different, as after vary.
 
 def varying_axes(x) -> frozenset:
     """The mesh axes over which x may differ from chip to chip, by its type."""
@@ -86,20 +88,19 @@ def varying_axes(x) -> frozenset:
 
 
 def vary(x, axes):
-    """x, typed as one that may differ over `axes`, one name or several; with () it is x itself.
-
-    Axes that its type has already are left out, because lax.pcast refuses them."""
+    """x, typed as one that may differ over `axes`, one name or several; with () it is x itself."""
     axes = (axes,) if isinstance(axes, str) else axes
-    return lax.pcast(x, tuple(a for a in axes if a not in varying_axes(x)), to="varying")
+    missing = tuple(a for a in axes if a not in varying_axes(x))    # lax.pcast refuses the others
+    return lax.pcast(x, missing, to="varying")                      # a type alone: nothing is sent
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
+@partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))     # dim, axis and dtype have no gradients
 def gather(w, dim, axis, dtype):
-    """A whole weight from its shards along `dim`: (..., d / n, ...) on each of the n chips of the
-    mesh axis -> (..., d, ...); with axis () nothing but rounding to `dtype`.
+    """The whole weight (..., d, ...) from its shards (..., d / n, ...), which lie along dimension
+    `dim` on the n chips of the mesh axis `axis`; for axis () it is w itself, rounded to `dtype`.
 
-    It travels as `dtype`, because in bf16 that is half the bytes. It comes out in its own dtype
-    again, and so its gradient is added up in float32, because a sum over up to 64 chips that is
+    It is sent in `dtype`, because in bf16 it has half the bytes. It is then cast back to w's
+    float32, because a gradient has the dtype of its value, and a sum over up to 64 chips that is
     rounded to bf16 after each addition would lose its small terms."""
     return lax.all_gather(w.astype(dtype), axis, axis=dim, tiled=True).astype(w.dtype)
 
@@ -108,9 +109,9 @@ def gather_forward(w, dim, axis, dtype):
     return gather(w, dim, axis, dtype), None        # None: nothing is kept for the way back
 
 
-def gather_backward(dim, axis, dtype, _, grad):
-    """JAX hands over the arguments without a gradient, what forward kept, and the gradient of the
-    whole weight, (..., d, ...) -> one of w's shard, (..., d / n, ...), as a tuple of one."""
+def gather_backward(dim, axis, dtype, kept, grad):
+    """kept: what gather_forward kept. grad: the whole weight's gradient (..., d, ...) -> that of
+    w's shard (..., d / n, ...), in a tuple with an item for each argument that has a gradient."""
     return (lax.psum_scatter(grad, axis, scatter_dimension=dim, tiled=True),)
 
 
@@ -133,16 +134,16 @@ def place_batch(rows, mesh):
 def batch_part(mesh):
     """(i, n): this process feeds part i of n equal parts of the batch.
 
-    Processes that differ only in tp feed the same part. With 4 processes of 2 chips, dp 2 and tp 4,
-    the owners of the 2 data ranks are [(0, 1), (2, 3)]: 0 and 1 feed part 0 of 2, the others part
-    1."""
+    A data rank is a place on the dp and fsdp axes, with tp chips. All processes that have chips of
+    the same data rank feed the same part. 4 processes of 2 chips each, dp 2 and tp 4: data rank 0
+    lies on processes 0 and 1, which feed part 0 of 2, data rank 1 on 2 and 3, which feed part 1."""
     if jax.process_count() == 1:
         return 0, 1
     ranks = mesh.devices.reshape(-1, mesh.shape["tp"])                   # (dp fsdp, tp)
-    owners = [tuple(sorted({chip.process_index for chip in chips})) for chips in ranks]
-    parts = list(dict.fromkeys(owners))                                  # each once, in order
-    mine = next(i for i, owner in enumerate(parts) if jax.process_index() in owner)
-    return mine, len(parts)
+    groups = [tuple(sorted({chip.process_index for chip in chips})) for chips in ranks]
+    groups = list(dict.fromkeys(groups))                                 # each once, in order
+    mine = next(i for i, group in enumerate(groups) if jax.process_index() in group)
+    return mine, len(groups)
 
 
 # ---- checkpoints ---------------------------------------------------------------------------------
@@ -151,9 +152,10 @@ def batch_part(mesh):
 #                                          the array and in the file
 #                      /shards_00000.bin   the raw shards that process 0 owns, one after another
 #
-# Of each shard JAX numbers the copies on the mesh, and the process that has replica 0 owns and
-# writes it. Reading goes by the place in the whole array, so a checkpoint of 256 chips opens on a
-# laptop. harness/saving.py sees to it that a folder is whole or not there.
+# A shard may lie on several chips (each dp rank has a copy). JAX numbers the copies, its replicas,
+# and the process that has replica 0 owns the shard: it writes it. Reading goes by the place in the
+# whole array, so a checkpoint of 256 chips opens on a laptop. harness/saving.py sees to it that a
+# folder is whole or not there.
 #
 # What reads JSON is called read_..., what puts arrays on devices load_...
 
@@ -168,8 +170,8 @@ def save_checkpoint(out_dir, step: int, arrays: dict, meta: dict, keep=2, files=
 
 
 def begin_save(out_dir, step: int, arrays: dict, meta: dict, keep=2, files=()):
-    """The same while training goes on -> wait(), which returns the folder when it is written, or
-    raises what went wrong. Call it before the next save."""
+    """As save_checkpoint, but training goes on meanwhile -> wait, a function: wait() returns the
+    folder when it is written, or raises what went wrong. Call wait before the next begin_save."""
     own = own_shards(arrays)
     save = Save(Path(out_dir), step, partial(write_shards, own=own), meta, keep, files)
     save.begin()
@@ -177,12 +179,16 @@ def begin_save(out_dir, step: int, arrays: dict, meta: dict, keep=2, files=()):
 
 
 def own_shards(arrays):
-    """Copies on the host, because the train step gives the memory of these arrays to its results
-    -> [(name, global shape, dtype, [(where the shard begins, its numbers)])]."""
-    return [(name, array.shape, str(array.dtype),
-             [([part.start or 0 for part in shard.index], np.array(shard.data, order="C"))
-              for shard in array.addressable_shards if shard.replica_id == 0])
-            for name, array in arrays.items()]
+    """What this process has to write -> [(name, global shape, dtype, [(where a shard begins, its
+    numbers)])]. Copied to the host, because the train step gives these arrays' memory to its
+    results."""
+    own = []
+    for name, array in arrays.items():
+        mine = [shard for shard in array.addressable_shards if shard.replica_id == 0]
+        shards = [([part.start or 0 for part in shard.index], np.array(shard.data, order="C"))
+                  for shard in mine]
+        own.append((name, array.shape, str(array.dtype), shards))
+    return own
 
 
 def write_shards(folder, own):
@@ -197,7 +203,7 @@ def write_shards(folder, own):
                 file.write(numbers.data)
                 offset += numbers.nbytes
         if offset == 0:
-            file.write(b"\0")       # this process owns nothing, and an empty file cannot be mapped
+            file.write(b"\0")       # others own all its shards, and an empty file cannot be mapped
         flush(file)
     with open(folder / f"index_{rank:05d}.json", "w") as file:
         json.dump(index, file)
@@ -213,9 +219,9 @@ def read_index(folder, meta) -> dict:
         for rank in range(meta["num_processes"]):
             file = np.memmap(folder / f"shards_{rank:05d}.bin", np.uint8, "r")
             for name, entry in read_index_json(folder / f"index_{rank:05d}.json").items():
-                array = tuple(entry["shape"]), np.dtype(entry["dtype"]), []
-                _, _, shards = found.setdefault(name, array)
-                shards.extend((file, shard) for shard in entry["shards"])
+                if name not in found:
+                    found[name] = tuple(entry["shape"]), np.dtype(entry["dtype"]), []
+                found[name][2].extend((file, shard) for shard in entry["shards"])
     except (OSError, ValueError, TypeError) as error:
         raise damaged(folder, error) from None
     return found
@@ -243,18 +249,18 @@ def load_arrays(folder, wanted: dict) -> dict:
 
 
 def make_array(want, read):
-    """An array on a mesh, want: ShapeDtypeStruct with a sharding, from read(index), which gives a
-    slice. Devices that hold the same slice get it from one reading."""
-    held = {}
+    """An array on a mesh, of the shape, dtype and sharding of `want`. read(index), index a slice an
+    axis, gives the numbers of one place; devices that hold the same place share one reading."""
+    numbers = {}            # place -> what was read there
 
-    def piece(index):
+    def numbers_at(index):
         place = tuple(part.indices(size)[:2] for part, size in zip(index, want.shape))
-        if place not in held:
-            held[place] = read(index).astype(want.dtype, copy=False)
-        return held[place]
+        if place not in numbers:
+            numbers[place] = read(index).astype(want.dtype, copy=False)
+        return numbers[place]
 
-    array = jax.make_array_from_callback(want.shape, want.sharding, piece)
-    return array.block_until_ready()        # until it is on its devices, it is held here too
+    array = jax.make_array_from_callback(want.shape, want.sharding, numbers_at)
+    return array.block_until_ready()        # until it is there, `numbers` is held here too
 
 
 def read_slice(folder, name, shape, dtype, shards, slices):
@@ -272,15 +278,15 @@ def read_slice(folder, name, shape, dtype, shards, slices):
         span = [(begin, begin + size) for begin, size in zip(shard["begin"], shard["shape"])]
         overlap = [(max(a, c), min(b, d)) for (a, b), (c, d) in zip(wanted, span)]
         if any(start >= stop for start, stop in overlap):
-            continue
-        end = shard["offset"] + math.prod(shard["shape"]) * dtype.itemsize
+            continue                                                    # the shard has none of it
+        end = shard["offset"] + math.prod(shard["shape"]) * dtype.itemsize          # in bytes
         raw = file[shard["offset"]:end]
         if zlib.crc32(raw) != shard["crc32"]:
             raise damaged(folder, f"{name} fails its checksum")
         numbers = raw.view(dtype).reshape(shard["shape"])[within(span, overlap)]
         out[within(wanted, overlap)] = numbers
         filled += numbers.size
-    if filled != out.size:
+    if filled != out.size:          # shards do not overlap, so this has counted each number once
         raise damaged(folder, f"parts of {name} are missing")
     return out
 

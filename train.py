@@ -36,11 +36,11 @@ from data import get_sequences, open_data
 from model import FSDP_AXIS, MATRICES, flops_per_token, init_params, loss_fn, param_table
 from tpu_mesh import DATA, vary, varying_axes
 
-# What each preset is trained with when no flag says otherwise. The large ones are those of
-# jaxformer's configurations for the Pile. There is none for 16.1B: its batch is the paper's, its
-# rates go on with the series, the rest is as for the others. "finetune" is for imported weights,
-# as the released fine-tuning example. A batch has these tokens / block_size sequences. The cosine
-# goes from lr_max to lr_end.
+# What each preset is trained with where no flag says otherwise. 350M to 6.1B: jaxformer's
+# configurations for the Pile. 16.1B has none there: its batch is the paper's, its rates continue
+# the series, its steps are those of the others. The four small ones are this project's own.
+# "finetune" is for imported weights, as in the released fine-tuning example. A batch has
+# (tokens a step) / block_size sequences. The cosine goes from lr_max to lr_end.
 #
 #              tokens    steps    lr_max   lr_end   warm-up   cosine
 #              a step                               steps     steps
@@ -62,13 +62,13 @@ RECIPES = {
 class Hyper:
     """What the compiled step depends on, beside the model's Config."""
     batch_size: int = 16            # sequences a step
-    grad_accum: int = 1             # parts of a batch, one after another
+    grad_accum: int = 1             # parts of a batch that run one after another, to save memory
     lr_max: float = 1e-3
     lr_end: float = 1e-4
     warmup_steps: int = 100
     anneal_steps: int = 1000
     weight_decay: float = 0.1       # of matrices
-    grad_clip: float = 1.0          # the largest norm of the gradients, 0: any
+    grad_clip: float = 1.0          # gradients are scaled down to this norm; 0: never
     z_loss: float = 1e-4            # weight of the squared log normalizer
     remat: str = "none"             # what the backward pass computes again (fast/remat.py)
 
@@ -82,7 +82,7 @@ def learning_rate(step, lr_max, lr_end, warmup_steps, anneal_steps):
         lr = lr_max * step / warmup                                 step <= warmup
         lr = lr_max - (lr_max - lr_end) * (1 - cos(pi * x)) / 2     x = (step - warmup) / anneal,
                                                                     at most 1
-    Steps count from 0, so that the very first update has rate 0, as in the released trainer. Where
+    Steps count from 0, so the very first update has rate 0, as in the released trainer. Where
     warmup or anneal is 0, max(1, ...) keeps 0 / 0 out.
     """
     x = jnp.clip((step - warmup_steps) / max(1, anneal_steps), 0, 1)
@@ -106,111 +106,6 @@ def adamw(params, grads, m, v, step, lr, decay, b1=0.9, b2=0.999, eps=1e-8):
         update = (new_m[n] / (1 - b1 ** t)) / (jnp.sqrt(new_v[n] / (1 - b2 ** t)) + eps)
         new_params[n] = params[n] - lr * (update + decay[n] * params[n])
     return new_params, new_m, new_v
-
-
-# ---- the train step ------------------------------------------------------------------------------
-# Each chip has the gradients of its own rows of the batch. Where they are added up, by mesh axis:
-#
-#                   split over     fsdp                 dp                  tp
-#     a matrix      fsdp, tp       backward of gather   sum_over_data       not at all: each chip
-#     fc_in.bias    tp             sum_over_data        sum_over_data       has a part of its own
-#     ln_1.scale    nothing        sum_over_data        sum_over_data       vary in model.block
-#
-# gather and vary stand in tpu_mesh.py, sum_over_data below. On one device the axes are (), and
-# nothing is added.
-
-def train_step(state, tokens, *, config, hyper, n_tokens, dp=(), fsdp=(), tp=()):
-    """One update. state: dict(params, m, v, step), tokens: (B, T+1), this data rank's rows
-    -> (state, metrics).
-
-    n_tokens: how many targets the batch has on all ranks. dp, fsdp, tp: the names of the mesh's
-    axes inside shard_map; () on one device, where the same lines are the whole step."""
-    table = param_table(config)
-    params, m, v, step = state["params"], state["m"], state["v"], state["step"]
-    data_axes = tuple(axis for axis in (dp, fsdp) if axis)      # those that split the batch
-
-    # All data ranks have equal copies. vary lets JAX take each rank's copy for another value, so it
-    # adds up no gradients in the layers and micro-batches; sum_over_data does it once, below.
-    own = {n: vary(p, data_axes) for n, p in params.items()}
-    micro = tokens.reshape(hyper.grad_accum, -1, tokens.shape[-1])                 # (A, b, T+1)
-    loss = partial(loss_fn, config=config, n_tokens=n_tokens, z_loss=hyper.z_loss, tp=tp,
-                   fsdp=fsdp, remat=hyper.remat)
-    (total, nll), grads = sum_micro_batches(own, micro, loss)
-
-    grads = sum_over_data(grads, data_axes)
-    total, nll = lax.psum(total, data_axes), lax.psum(nll, data_axes)
-
-    norm = global_norm(grads)
-    scale = jnp.minimum(1.0, hyper.grad_clip / (norm + 1e-12)) if hyper.grad_clip else 1.0
-    lr = learning_rate(step, hyper.lr_max, hyper.lr_end, hyper.warmup_steps, hyper.anneal_steps)
-    decay = {n: hyper.weight_decay if n in MATRICES else 0.0 for n in table}
-    grads = {n: g * scale for n, g in grads.items()}
-    params, m, v = adamw(params, grads, m, v, step, lr, decay)
-    return (dict(params=params, m=m, v=v, step=step + 1),
-            dict(loss=nll, total_loss=total, grad_norm=norm, lr=lr))
-
-
-def sum_micro_batches(params, tokens, loss):
-    """The sum of loss(params, micro) and of its gradients over tokens (A, b, T+1), A micro-batches
-    one after another -> ((total, nll), grads)."""
-    grad = jax.value_and_grad(loss, has_aux=True)
-    if len(tokens) == 1:
-        return grad(params, tokens[0])
-
-    def add(sums, micro):
-        return jax.tree.map(jnp.add, sums, grad(params, micro)), None
-
-    # lax.scan wants zeros of the type that the sums will have, the axes over which they may differ
-    # included. eval_shape tells both, and computes nothing.
-    like = jax.eval_shape(grad, params, tokens[0])
-    zeros = jax.tree.map(lambda x: vary(jnp.zeros(x.shape, x.dtype), varying_axes(x)), like)
-    sums, _ = lax.scan(add, zeros, tokens)
-    return sums
-
-
-def sum_over_data(grads, data_axes):
-    """Add each gradient up over the data axes. A matrix is left out over fsdp, because the backward
-    of gather has added it up there already."""
-    def axes(name):
-        return tuple(axis for axis in data_axes if axis != "fsdp" or name not in FSDP_AXIS)
-
-    return {n: lax.psum(g, axes(n)) for n, g in grads.items()}
-
-
-def global_norm(grads):
-    """The norm of all gradients together.
-
-    After sum_over_data a gradient may differ only over the axes that split it: a matrix over fsdp
-    and tp, fc_in.bias over tp, ln_1.scale over none. So the squares of its shards are added up over
-    just these."""
-    squares = (lax.psum(jnp.sum(g * g), tuple(sorted(varying_axes(g)))) for g in grads.values())
-    return jnp.sqrt(sum(squares))
-
-
-def make_train_step(config, hyper, mesh):
-    """The compiled step on a mesh: (state, tokens (B, T+1)) -> (state, metrics). The old state's
-    memory goes to the new one."""
-    def step(state, tokens):                # here tokens are this rank's: (B / (dp fsdp), T+1)
-        n_tokens = hyper.batch_size * (tokens.shape[-1] - 1)
-        return train_step(state, tokens, config=config, hyper=hyper, n_tokens=n_tokens,
-                          dp="dp", fsdp="fsdp", tp="tp")
-
-    specs = state_specs(config)
-    sharded = jax.shard_map(step, mesh=mesh, in_specs=(specs, P(DATA)), out_specs=(specs, P()))
-    return jax.jit(sharded, donate_argnums=0, compiler_options=compiler_options(mesh))
-
-
-def make_eval_loss(config, mesh):
-    """(params, tokens (B, T+1)) -> mean cross-entropy of the batch."""
-    def eval_loss(params, tokens):          # of this rank, as above
-        rows, length = tokens.shape
-        n_tokens = mesh.shape["dp"] * mesh.shape["fsdp"] * rows * (length - 1)
-        params = {n: vary(p, DATA) for n, p in params.items()}
-        _, nll = loss_fn(params, tokens, config, n_tokens, z_loss=0.0, tp="tp", fsdp="fsdp")
-        return lax.psum(nll, DATA)
-
-    specs = state_specs(config)["params"]
-    return jax.jit(jax.shard_map(eval_loss, mesh=mesh, in_specs=(specs, P(DATA)), out_specs=P()))
 
 
 # ---- the state: parameters, two moments, step ----------------------------------------------------
@@ -252,10 +147,118 @@ def load_state(folder, config, mesh, parts):
     return {part: {n: flat[f"{part}/{n}"] for n in to} for part in parts}
 
 
+# ---- the train step ------------------------------------------------------------------------------
+# Each chip has the gradients of its own rows of the batch. What adds them up over each mesh axis:
+#
+#                  split over   over fsdp           over dp          over tp
+#     a matrix     fsdp, tp     gather's backward   sum_over_data    nothing: each chip has
+#     fc_in.bias   tp           sum_over_data       sum_over_data    a part of its own
+#     ln_1, ln_f   nothing      sum_over_data       sum_over_data    vary's backward, in model.py
+#     fc_out.bias  nothing      sum_over_data       sum_over_data    nothing: it is equal on all
+#
+# gather and vary stand in tpu_mesh.py, sum_over_data below. On one device the axes are (), and
+# nothing is added.
+
+def train_step(state, tokens, *, config, hyper, n_tokens, dp=(), fsdp=(), tp=()):
+    """One update. state: dict(params, m, v, step), tokens: (B, T+1), this data rank's rows
+    -> (state, metrics).
+
+    n_tokens: how many targets the batch has on all ranks. dp, fsdp, tp: the names of the mesh's
+    axes inside shard_map; () on one device, where the same lines are the whole step."""
+    table = param_table(config)
+    params, m, v, step = state["params"], state["m"], state["v"], state["step"]
+    data_axes = tuple(axis for axis in (dp, fsdp) if axis)      # those that split the batch
+
+    # All data ranks hold equal copies. Left so, JAX would add the gradients up over the ranks at
+    # each use, in each layer and micro-batch. vary types the copies as different (tpu_mesh.py), so
+    # the gradients stay apart, and sum_over_data adds them up once, below.
+    own = {n: vary(p, data_axes) for n, p in params.items()}
+    micro = tokens.reshape(hyper.grad_accum, -1, tokens.shape[-1])                 # (A, b, T+1)
+    loss = partial(loss_fn, config=config, n_tokens=n_tokens, z_loss=hyper.z_loss, tp=tp,
+                   fsdp=fsdp, remat=hyper.remat)
+    (total, nll), grads = sum_micro_batches(own, micro, loss)
+
+    grads = sum_over_data(grads, data_axes)
+    total, nll = lax.psum(total, data_axes), lax.psum(nll, data_axes)
+
+    norm = global_norm(grads)
+    scale = jnp.minimum(1.0, hyper.grad_clip / (norm + 1e-12)) if hyper.grad_clip else 1.0
+    lr = learning_rate(step, hyper.lr_max, hyper.lr_end, hyper.warmup_steps, hyper.anneal_steps)
+    decay = {n: hyper.weight_decay if n in MATRICES else 0.0 for n in table}
+    grads = {n: g * scale for n, g in grads.items()}
+    params, m, v = adamw(params, grads, m, v, step, lr, decay)
+    return (dict(params=params, m=m, v=v, step=step + 1),
+            dict(loss=nll, total_loss=total, grad_norm=norm, lr=lr))
+
+
+def sum_micro_batches(params, tokens, loss):
+    """The sum of loss(params, micro) and of its gradients over tokens (A, b, T+1), A micro-batches
+    one after another -> ((total, nll), grads)."""
+    grad = jax.value_and_grad(loss, has_aux=True)
+    if len(tokens) == 1:
+        return grad(params, tokens[0])
+
+    def add(sums, micro):
+        return jax.tree.map(jnp.add, sums, grad(params, micro)), None
+
+    # lax.scan wants its first sums in the type that they will have: shape, dtype, and the mesh axes
+    # over which they may differ from chip to chip. eval_shape tells all three, computing nothing.
+    like = jax.eval_shape(grad, params, tokens[0])                      # ((total, nll), grads)
+    zeros = jax.tree.map(lambda x: vary(jnp.zeros(x.shape, x.dtype), varying_axes(x)), like)
+    sums, _ = lax.scan(add, zeros, tokens)
+    return sums
+
+
+def sum_over_data(grads, data_axes):
+    """Add each gradient up over the data axes; a matrix's not over fsdp, because gather's backward
+    has done it there."""
+    def axes(name):
+        return tuple(axis for axis in data_axes if axis != "fsdp" or name not in FSDP_AXIS)
+
+    return {n: lax.psum(g, axes(n)) for n, g in grads.items()}
+
+
+def global_norm(grads):
+    """The norm of all gradients together.
+
+    After sum_over_data a gradient's type says which axes split it: fsdp and tp a matrix, tp
+    fc_in.bias, none ln_1.scale. The squares of its shards are added up over these; over the others
+    all chips hold the same numbers, which must count once."""
+    axes = lambda g: tuple(sorted(varying_axes(g)))         # a set has no order, psum wants one
+    squares = (lax.psum(jnp.sum(g * g), axes(g)) for g in grads.values())
+    return jnp.sqrt(sum(squares))
+
+
+def make_train_step(config, hyper, mesh):
+    """The compiled step on a mesh: (state, tokens (B, T+1)) -> (state, metrics). The old state's
+    memory goes to the new one."""
+    def step(state, tokens):                # here tokens are this rank's: (B / (dp fsdp), T+1)
+        n_tokens = hyper.batch_size * (tokens.shape[-1] - 1)
+        return train_step(state, tokens, config=config, hyper=hyper, n_tokens=n_tokens,
+                          dp="dp", fsdp="fsdp", tp="tp")
+
+    specs = state_specs(config)
+    sharded = jax.shard_map(step, mesh=mesh, in_specs=(specs, P(DATA)), out_specs=(specs, P()))
+    return jax.jit(sharded, donate_argnums=0, compiler_options=compiler_options(mesh))
+
+
+def make_eval_loss(config, mesh):
+    """(params, tokens (B, T+1)) -> mean cross-entropy of the batch."""
+    def eval_loss(params, tokens):          # here tokens are this rank's: (B / (dp fsdp), T+1)
+        rows, length = tokens.shape
+        n_tokens = mesh.shape["dp"] * mesh.shape["fsdp"] * rows * (length - 1)
+        params = {n: vary(p, DATA) for n, p in params.items()}
+        _, nll = loss_fn(params, tokens, config, n_tokens, z_loss=0.0, tp="tp", fsdp="fsdp")
+        return lax.psum(nll, DATA)
+
+    specs = state_specs(config)["params"]
+    return jax.jit(jax.shard_map(eval_loss, mesh=mesh, in_specs=(specs, P(DATA)), out_specs=P()))
+
+
 # ---- the loop ------------------------------------------------------------------------------------
 
 AGREE_EVERY = 10    # steps after which several processes ask each other whether one is to stop
-VAL_BATCHES = 4     # of an evaluation
+VAL_BATCHES = 4     # batches that an evaluation takes the mean of
 
 
 def train(run):
@@ -263,7 +266,7 @@ def train(run):
     signals, args, stop = stop_on_signal(), run.args, 0
     while run.done < run.steps and not stop:
         run.step()
-        if args.eval_every and run.is_due(args.eval_every) and run.data.meta["sequences"]["val"]:
+        if run.has_val and args.eval_every and run.is_due(args.eval_every):
             run.evaluate()
         stop = run.stop_signal(signals)
         if run.is_due(args.save_every) or stop:
@@ -283,16 +286,20 @@ class Run:
     """
 
     def __init__(self, args, config, hyper, steps, data, mesh, source, first, place, record):
-        """Take the folder and put the state on the mesh. first: the step, and place: the sequence
-        of the training data, at which it begins. record: see runs.source.record_of."""
+        """Take the folder and put the state on the mesh.
+
+        first, steps: the step at which the run begins, and the one at which it ends. place: how
+        many sequences of the training data are read before it. record: (what config.json says, the
+        files to copy beside it), of runs.source.record_of."""
         self.args, self.config, self.hyper, self.data = args, config, hyper, data
         self.mesh, self.record = mesh, record
+        self.has_val = data.meta["sequences"]["val"] > 0    # a small corpus may have none
         self.first, self.steps = first, steps
-        self.done, self.place = first, place        # steps, and sequences of the training data read
-        self.part = tpu_mesh.batch_part(mesh)       # which of each batch's parts is fed from here
+        self.done, self.place = first, place        # steps done, and sequences read, up to now
+        self.part = tpu_mesh.batch_part(mesh)       # (i, n): this process feeds part i of n
         self.out, self.lead = Path(args.out_dir), jax.process_index() == 0
         resumed_from = source if args.init_from == "resume" else None
-        self.lock = together(lambda: take_run(self.out, first, resumed_from))
+        self.lock = together(lambda: take_run(self.out, first, resumed_from))   # kept open
         self.state = self.first_state(source)
         self.train_step = make_train_step(config, hyper, mesh)
         self.eval_loss = make_eval_loss(config, mesh)
@@ -320,24 +327,24 @@ class Run:
         self.state, metrics = self.train_step(self.state, self.batch("train", self.place))
         self.done, self.place = self.done + 1, self.place + self.hyper.batch_size
         self.read_metrics()
-        self.unread = self.done, metrics
+        self.unread = self.done, metrics            # read when the next step has been started
 
-    def batch(self, split, first):
-        """A batch from the sequence `first` of a split on, placed on the mesh."""
-        rows = get_sequences(self.data, split, self.args.seed, first, self.hyper.batch_size,
+    def batch(self, split, place):
+        """A batch from the sequence `place` of a split on, placed on the mesh."""
+        rows = get_sequences(self.data, split, self.args.seed, place, self.hyper.batch_size,
                              *self.part)
         return tpu_mesh.place_batch(rows, self.mesh)
 
     def read_metrics(self, val_loss=None):
-        """Wait for the last step, and write its metrics down. A NaN ends the run there."""
+        """Wait for the step in `unread`, and write its metrics down. A NaN ends the run there."""
         if self.unread:
-            (step, metrics), self.unread = self.unread, None
-            row = {name: float(metrics[name]) for name in ("loss", "lr", "grad_norm")}
+            (step, on_device), self.unread = self.unread, None
+            row = {name: float(on_device[name]) for name in ("loss", "lr", "grad_norm")}
             self.metrics.write(step, **row, val_loss=val_loss)
 
     def is_due(self, every):
-        """Whether something that happens every so many steps, and at the end, happens now."""
-        return self.done == self.steps or every and self.done % every == 0
+        """Whether what happens every so many steps, and after the last, is due. 0: there alone."""
+        return self.done == self.steps or (every > 0 and self.done % every == 0)
 
     def evaluate(self):
         """The mean loss of VAL_BATCHES batches of the validation split, which no training step
@@ -349,14 +356,15 @@ class Run:
         self.read_metrics(self.val_loss)
 
     def stop_signal(self, signals):
-        """The signal that asked one of the processes to stop, or 0. signals: this one's so far."""
+        """The signal that asked one of the processes to stop, or 0. signals: this one's so far.
+        Several processes ask each other every AGREE_EVERY steps, all at the same."""
         signal = signals[0] if signals else 0
         if jax.process_count() == 1:
             return signal
         if self.done % AGREE_EVERY:
             return 0
-        # Of several processes none renames a checkpoint before all have written. It happens in
-        # finish_save: without it, here, it would wait for the next save.
+        # Of several processes none gives a checkpoint its final name before all have written, and
+        # that happens in finish_save. So here too: else it would wait for the next save.
         signal = agree(signal)
         self.finish_save()
         return signal
@@ -415,6 +423,6 @@ def main():
 
 
 if __name__ == "__main__":
-    with unheard():         # Python starts anew, and Ctrl-C would be a traceback of its imports
+    with unheard():         # not Ctrl-C now: Python may start anew, and it would show a traceback
         huge_pages()
     cli(partial(end_together, main))

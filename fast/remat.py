@@ -15,7 +15,7 @@ KEEP = dict(products=jax.checkpoint_policies.save_only_these_names("product"), l
 REMAT = ("none", *KEEP)
 
 
-def product(x):
+def mark_product(x):
     """x, marked as a product with a weight: "products" keeps it."""
     return checkpoint_name(x, "product")
 
