@@ -136,15 +136,15 @@ def window_terms(text: str, axis: int, n_left: int, n_right: int, n_out: int) ->
 def attention_flops(body, name: str, unit=1) -> int:
     """FLOPs of an attention kernel, 0 for another one. It works through the n x n tiles of the
     scores that are not above the diagonal; its operands are the map of these, (1, n, n), and q, k
-    and v, (B, H, T, K)."""
+    and v, (B, H, T, K), or (H, T, K) where B is 1."""
     products = next((n for kernel, n in ATTENTION.items() if name.startswith(kernel)), 0)
     if not products:
         return 0
     shapes = [dims(body[o].type) for o in body[name].operands if o in body]
     tiles = next(s[-1] for s in shapes if len(s) == 3)
-    B, H, T, K = next(s for s in shapes if len(s) == 4)
+    *rows, T, K = max((s for s in shapes if len(s) >= 3), key=math.prod)    # (B, H) or (H,)
     keys = T * (tiles + 1) // (2 * tiles)                       # that a query meets, on average
-    return products * 2 * B * H * T * keys * -(-K // unit) * unit
+    return products * 2 * math.prod(rows) * T * keys * -(-K // unit) * unit
 
 
 # -------------------------------------- counting as it runs ---------------------------------------
