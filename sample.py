@@ -22,7 +22,8 @@ from functools import cache, partial
 
 # The command's flags are read before JAX is imported, which takes half a second: --help and a wrong
 # flag need not wait. main reads them again.
-parser, parse_args = (partial(read, __doc__) for read in (sampling.parser, sampling.parse_args))
+parser = partial(sampling.parser, __doc__)
+parse_args = partial(sampling.parse_args, __doc__)
 if __name__ == "__main__":
     parse_args()
 
@@ -306,9 +307,9 @@ class Chat:
         self.sample_ids = list(range(rows) if sample_ids is None else sample_ids)
         self.texts = [""] * rows
         self.held = [[] for _ in range(rows)]   # the tokens whose keys and values the cache holds
-        self.least = max(16, ROOM // rows)                  # tokens of a row of the first cache
-        self.room = min(config.block_size, self.least)      # the same of the cache as it is now
-        self.B = fill(rows, self.mesh)                      # its rows
+        self.least = max(16, ROOM // rows)                  # tokens of a row, in the first cache
+        self.room = min(config.block_size, self.least)      # the same, in the cache as it is now
+        self.B = fill(rows, self.mesh)                      # rows of the cache
         unstacked = isinstance(params["qkv_proj"], tuple)
         self.cache = init_cache(config, self.B, self.room, unstacked, self.at(CACHE))
         self.tokens_run = 0                     # that went through the model, padding not counted
