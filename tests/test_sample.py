@@ -494,6 +494,7 @@ def test_a_session_on_a_terminal(ckpt, tmp_path):
         until(b"> ")
         os.write(master, b"/undo\n/undo\n/save /\n/save saved.py\n")
         until(b"saved saved.py\r\n> ")
+        time.sleep(0.3)     # as who reads the prompt first: until `input` waits, a signal is not heard
         process.send_signal(signal.SIGINT)
         until(b"once more")
         os.write(master, b"/quit\n")
