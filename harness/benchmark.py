@@ -10,8 +10,6 @@ import contextlib
 import fcntl
 import json
 import platform
-import signal
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -79,10 +77,8 @@ def begin(parser, official):
     """Read the flags -> (args, the problem file, the same where it is not an official one, else
     None). official: the name of the official one.
 
-    Prints the first line where no JAX prints it, and sees to an end that clears up when the process
-    is asked to go."""
+    Prints the first line where no JAX prints it."""
     args = parser.parse_args()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     if args.command in ("score", "selftest"):
         workers = f"{args.workers} worker{'s' * (args.workers > 1)}"
         print(f"# platform {platform.system()} · {workers} · "

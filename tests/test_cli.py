@@ -71,6 +71,22 @@ def test_sigterm_clears_up_as_ctrl_c_does(script):
     assert (done.returncode, done.stderr, done.stdout) == (143, b"", b"clear\n")
 
 
+def test_a_benchmark_that_samples_hears_sigterm_wherever_it_comes(script):
+    """Also in a callback that swallows exceptions, as XLA calls them: the run does not go on."""
+    done = script("""
+from harness import benchmark
+sys.modules["jax"] = types.ModuleType("jax")
+sys.argv = ["script.py", "generate", "--ckpt", ".", "--problems", __file__]
+def main():
+    benchmark.begin(benchmark.mtpb_parser("", 1, 1, 1), "mtpb.jsonl")
+    try:
+        stop(signal.SIGTERM)
+    except BaseException:
+        print("an exception came", file=sys.stderr)
+cli(main)""")
+    assert (done.returncode, done.stderr) == (143, b"")
+
+
 def test_where_no_exception_is_raised_what_is_unfinished_is_cleared_up(script, tmp_path):
     done = script("""
 sys.modules["jax"] = types.ModuleType("jax")
