@@ -1,7 +1,7 @@
 """What the commands of both benchmarks share: flags, the first line, files, hosts, `run`."""
 from harness import flags, hosts, parts
 from harness.cli import call_script, one_line_errors, pass_flags
-from harness.files import check_writable, find_benchmark, is_official
+from harness.files import check_apart, check_writable, find_benchmark, is_official
 from harness.outside import first_worker
 from harness.samples import MOST_SAMPLES, results_path
 
@@ -97,8 +97,14 @@ def results_file(wanted, samples, source) -> str:
     ValueError, before hours of work, where it cannot be written or is an input. source: the problem
     file where it is not the official one."""
     path = str(wanted or results_path(parts.whole_of(samples[0])))
-    check_writable(path, *samples, *[source] * bool(source))
+    inputs = [file for name in samples for file in (name, *parts.files_of(name))]
+    check_writable(path, *with_settings(inputs), *[source] * bool(source))
     return path
+
+
+def with_settings(files):
+    """Sample files, and the files beside them that hold their settings."""
+    return [*files, *(f"{file}.json" for file in files)]
 
 
 # ---- generate and run ----------------------------------------------------------------------------
@@ -151,6 +157,9 @@ def run(script, args, path, files, key, counts):
     processes each samples its part of every file, and who then finds all parts scores them."""
     first_worker(args.unsafe).stop()    # no isolation here? Better to hear it before sampling
     process, processes = hosts.my_part(args.num_processes, args.process_id)
+    for out, _, results in files:
+        names = [out, *(parts.name_of(out, i, processes) for i in range(processes))]
+        check_apart(results or results_path(out), *with_settings(names), path)
     if processes > 1:
         args.num_processes, args.process_id = processes, process
 

@@ -115,11 +115,16 @@ def replace_file(path, content: bytes):
             raise
 
 
+def check_apart(path, *inputs):
+    """ValueError where the file that results go to is one of the inputs."""
+    if any(os.path.realpath(path) == os.path.realpath(i) for i in inputs):
+        raise ValueError(f"the results would overwrite {path}: give --results FILE")
+
+
 def check_writable(path, *inputs):
     """Before hours of work: can this file be written, and is it none of the inputs? It stays as it
     is. ValueError says what to do."""
-    if any(os.path.realpath(path) == os.path.realpath(i) for i in inputs):
-        raise ValueError(f"the results would overwrite {path}: give --results FILE")
+    check_apart(path, *inputs)
     there = os.path.exists(path)
     try:
         if there and not os.access(path, os.W_OK):

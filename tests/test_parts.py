@@ -1,6 +1,6 @@
 """Laws of a run that several processes share: its parts, put together, are one process' file; what is missing, unfinished,
 doubled or of another run is named."""
-from harness import hosts, parts, samples
+from harness import benchmark, hosts, parts, samples
 
 import dataclasses
 import json
@@ -167,6 +167,27 @@ def test_other_files_do_not_mix_with_parts_and_none_is_given_twice(made, tmp_pat
                          ([one, one], "given twice"), ([whole, files[0]], "given twice")):
         with pytest.raises(ValueError, match=words):
             score(kind, paths)
+
+
+@pytest.mark.parametrize("name", ["s-00000-of-00003.jsonl", "s-00002-of-00003.jsonl.json"])
+def test_results_overwrite_no_part_however_it_is_named(made, tmp_path, name):
+    kind, whole, files = copy(made, tmp_path)
+    before, (script, problems) = tree(tmp_path), (humaneval, TASKS) if kind == "humaneval" else (mtpb, TALKS)
+    for paths in ([whole], files):
+        with pytest.raises(ValueError, match="would overwrite"):
+            script.score(problems, paths, results=tmp_path / name, workers=1)
+    assert tree(tmp_path) == before
+
+
+@pytest.mark.parametrize("name", ["s.jsonl", "s-00001-of-00002.jsonl", "own.jsonl"])
+def test_run_refuses_such_results_before_it_samples(tmp_path, name, monkeypatch):
+    problems, flags = tmp_path / "own.jsonl", {"--ckpt": tmp_path, "--out": tmp_path / "s.jsonl"}
+    problems.write_text("".join(json.dumps({k: v for k, v in p.items() if k != "cases"}) + "\n" for p in TALKS))
+    flags |= {"--problems": problems, "--results": tmp_path / name, "--num_processes": 2, "--process_id": 0}
+    monkeypatch.setattr(benchmark, "call_script", lambda *_: pytest.fail("it has begun"))
+    monkeypatch.setattr(sys, "argv", ["mtpb.py", "run", *(str(word) for pair in flags.items() for word in pair)])
+    with pytest.raises(ValueError, match="would overwrite"):
+        mtpb.main()
 
 
 def test_a_part_is_not_gone_on_with_as_a_whole_or_as_another_part(made, model, tmp_path):
