@@ -146,7 +146,15 @@ def my_part(num_processes=None, process_id=None):
     """-> (the number of this process, of how many), (0, 1) alone: by the flags, else as srun, Open
     MPI, Cloud TPU or GKE say. ValueError for flags that do not go together."""
     if num_processes is None and process_id is None:
-        return part_in_cluster() or part_in_pod() or (0, 1)
+        try:
+            process, processes = part_in_cluster() or part_in_pod() or (0, 1)
+        except ValueError:              # no numbers
+            process, processes = -1, 0
+        if 0 <= process < processes:
+            return process, processes
+        raise ValueError("the cluster's environment does not say which process this is (SLURM_, "
+                         "OMPI_, TPU_ or MEGASCALE_ variables): give --num_processes N and "
+                         "--process_id I, of one process alone --num_processes 1")
     if num_processes is None or process_id is None and num_processes > 1:
         raise ValueError("--num_processes N and --process_id I go together: N processes, of which "
                          "this is number I, from 0")

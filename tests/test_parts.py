@@ -258,6 +258,15 @@ def test_the_part_is_what_the_cluster_says(environment, chips, want, monkeypatch
     assert hosts.my_part() == want and hosts.my_part(5, 4) == (4, 5) and hosts.my_part(1) == (0, 1)
 
 
+@pytest.mark.parametrize("count, number", [("2", "5"), ("2", "2"), ("2", "-1"), ("0", "0"), ("x", "0"), ("", "")])
+def test_a_cluster_that_says_nonsense_is_not_believed(count, number, monkeypatch):
+    """No process samples another's problems, or writes a file that `score` does not know."""
+    monkeypatch.setattr(os, "environ", {"OMPI_COMM_WORLD_SIZE": count, "OMPI_COMM_WORLD_RANK": number})
+    with pytest.raises(ValueError, match="give --num_processes N and --process_id I"):
+        hosts.my_part()
+    assert hosts.my_part(1) == (0, 1)
+
+
 def test_a_cloud_tpu_asks_its_metadata_server(monkeypatch):
     monkeypatch.setattr(hosts, "chips_here", lambda: ["chip"] * 4)
     monkeypatch.setattr(os, "environ", {})
