@@ -6,7 +6,7 @@
                                                 weights only, as from NL to MULTI to MONO
     python train.py --model 350M --data DIR --dp 2 --fsdp 4
                                                 a folder made by data.py, on 8 chips
-    python train.py --model 16.1B --topology v4:8x8x4 --fsdp 64 --tp 4 --plan
+    python train.py --model 16.1B --topology v4:8x8x4 --dp 2 --fsdp 128 --plan
                                                 what it takes on a TPU that is not here
 """
 from harness.cli import cli, stop_on_signal, unheard
