@@ -1,360 +1,414 @@
-"""The miniature corpora, made by seed: the paper's three (section 2.1) at the size of a laptop, and one for an ablation.
+"""The miniature corpora, made by seed: the paper's three (section 2.1) at the size of a laptop.
 
-    nl       plain English about lists, words and numbers, and a few per cent of Python in it, as in THEPILE
+    nl       plain English about lists, words and numbers, and a few per cent of Python in it, as in
+             THEPILE
     multi    small programs in the six languages of BIGQUERY, its name on a first line
-    mono     Python alone, as BIGPYTHON: a comment and the code that does it, turn by turn; functions with docstrings;
-             a few programs whose comments all stand at the top, so that a whole specification at once is not foreign
-    apart    the documents of mono, line for line the same, with the comments of each moved to its top
+    mono     Python alone, as BIGPYTHON: a comment and the code that does it, turn by turn, and
+             functions with docstrings; of some programs all comments stand at the top
 
     python miniature/corpus.py --kind multi --n 5      look at some documents
-    python miniature/corpus.py --tokenizer             learn miniature.tiktoken anew, one for all corpora
+    python miniature/corpus.py --kind mono@50          of the instrument
+    python miniature/corpus.py --tokenizer             learn miniature.tiktoken anew, for all corpora
 
-A program assigns a value, works on it with one to four operations, each on the result of one before, and prints the last.
-Which operations follow one another is what the held-out problems (problems.py) test: `held_out` sets a tenth of all
-sequences of two or more operations aside, by a hash of their code. No document of any corpus contains one of those
-sequences, all problems are such sequences. Wording, variable names and values vary in both.
+Each exists on two levels. nl, multi and mono are for a first model: 56 operations, each on the
+result of the one before. nl@S, multi@S and mono@S are the instrument: 123 operations, some of them
+hard to tell apart or on two variables, longer programs, larger numbers, and a dial: S per cent of
+the programs have all their comments at the top. Two positions of the dial give the same documents,
+line for line, in another order; so mono@0 against mono@100 is the ablation "do comments have to
+stand beside their code".
+
+Which operations follow one another is what the held-out problems (problems.py) test: `held_out`
+sets a tenth of all sequences of two or more operations aside, by a hash of their code. No document
+of any corpus contains one of them, all problems are such sequences. Wording, names and values vary
+in both. Every choice is a draw of known probability (draws.py): entropy.py says how well a model of
+mono can do at best.
 """
 import argparse
 import json
 import random
 import sys
 import zlib
+from collections import namedtuple
+from functools import lru_cache, partial
 from pathlib import Path
+from string import Formatter
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from harness import flags  # noqa: E402
 from harness.cli import cli, one_line_errors  # noqa: E402
 
-KINDS = ("nl", "multi", "mono", "apart")
-PREFIX = "# Import libraries.\n\nimport numpy as np\n\n"      # each history of the paper's benchmark begins with it
+from miniature.draws import Draw  # noqa: E402
+from miniature.operations import (  # noqa: E402
+    ASSIGN,
+    BASIC,
+    CODE,
+    FOREIGN,
+    INTO,
+    LANGUAGES,
+    NAMES,
+    OPERATIONS,
+    PRINT,
+    WORDS,
+)
 
-WORDS = ("apple banana cherry grape lemon mango melon olive peach pear plum red blue green black white cat dog bird fish "
-         "horse tree river stone cloud rain snow wind fire light").split()
+KINDS = ("nl", "multi", "mono")
+PREFIX = "# Import libraries.\n\nimport numpy as np\n\n"     # the paper's benchmark begins with it
 
-NAMES = {   # what a variable of each type may be called
-    "nums": "nums values numbers data items scores arr xs".split(), "words": "words names tags fruits labels parts".split(),
-    "text": "text s phrase line message title".split(), "int": "n x k count number total".split(),
-    "dict": "d table stock ages prices".split(),
-}
-
-
-def make_value(kind, rng):
-    """A value of one of the five types, small enough to be copied token by token."""
-    if kind == "nums":
-        return rng.sample(range(10), rng.randint(3, 5))
-    if kind == "words":
-        return rng.sample(WORDS, rng.randint(2, 3))
-    if kind == "text":
-        return " ".join(rng.sample(WORDS, rng.randint(1, 3)))
-    if kind == "int":
-        return rng.randint(2, 40)
-    return {w: rng.randint(1, 9) for w in rng.sample(WORDS, rng.randint(2, 3))}
-
-
-# Name, category, type in -> type out, code, and three or more ways to ask for it. {v} is the variable, {k} a number 1 to 5.
-OPERATIONS = [line.split(" | ") for line in """
-sort | array | nums nums | sorted({v}) | Sort "{v}" in ascending order | Put "{v}" in increasing order | Arrange "{v}" from smallest to largest
-sort_down | array | nums nums | sorted({v}, reverse=True) | Sort "{v}" in descending order | Put "{v}" in decreasing order | Arrange "{v}" from largest to smallest
-reverse | array | nums nums | {v}[::-1] | Reverse "{v}" | Turn "{v}" around | Take "{v}" in reverse order
-double | array | nums nums | [2 * i for i in {v}] | Double each element of "{v}" | Multiply every number in "{v}" by two | Take twice each value of "{v}"
-add_k | array | nums nums | [i + {k} for i in {v}] | Add {k} to each element of "{v}" | Increase every number in "{v}" by {k} | Raise each value of "{v}" by {k}
-times_k | array | nums nums | [i * {k} for i in {v}] | Multiply each element of "{v}" by {k} | Scale every number in "{v}" by {k} | Take {k} times each value of "{v}"
-squares | array | nums nums | [i ** 2 for i in {v}] | Square each element of "{v}" | Compute the squares of the numbers in "{v}" | Raise every value of "{v}" to the power of two
-evens | array | nums nums | [i for i in {v} if i % 2 == 0] | Keep only the even numbers of "{v}" | Select the even elements of "{v}" | Filter "{v}" to its even values
-odds | array | nums nums | [i for i in {v} if i % 2 == 1] | Keep only the odd numbers of "{v}" | Select the odd elements of "{v}" | Filter "{v}" to its odd values
-above_k | array | nums nums | [i for i in {v} if i > {k}] | Keep the numbers of "{v}" greater than {k} | Select the elements of "{v}" above {k} | Filter "{v}" to values larger than {k}
-first_k | array | nums nums | {v}[:{k}] | Take the first {k} elements of "{v}" | Keep the first {k} numbers of "{v}" | Select the leading {k} values of "{v}"
-last_k | array | nums nums | {v}[-{k}:] | Take the last {k} elements of "{v}" | Keep the last {k} numbers of "{v}" | Select the final {k} values of "{v}"
-drop_first | array | nums nums | {v}[1:] | Remove the first element of "{v}" | Drop the first number of "{v}" | Leave out the first value of "{v}"
-unique | array | nums nums | sorted(set({v})) | Sort the distinct elements of "{v}" | Remove duplicates from "{v}" and sort | Take the unique values of "{v}" in order
-append_k | array | nums nums | {v} + [{k}] | Append {k} to "{v}" | Put {k} at the end of "{v}" | Extend "{v}" with {k}
-sum | math | nums int | sum({v}) | Compute the sum of "{v}" | Add up all numbers in "{v}" | Find the total of "{v}"
-max | math | nums int | max({v} + [0]) | Find the largest element of "{v}", at least 0 | Compute the maximum of "{v}" and 0 | Get the biggest number in "{v}" or 0
-length | array | nums int | len({v}) | Count the elements of "{v}" | Find the length of "{v}" | Get how many numbers "{v}" has
-count_even | algorithm | nums int | sum(i % 2 == 0 for i in {v}) | Count the even numbers in "{v}" | Find how many elements of "{v}" are even | Get the number of even values in "{v}"
-count_above | algorithm | nums int | sum(i > {k} for i in {v}) | Count the numbers of "{v}" above {k} | Find how many elements of "{v}" are greater than {k} | Get the number of values in "{v}" larger than {k}
-sum_squares | math | nums int | sum(i ** 2 for i in {v}) | Compute the sum of the squares of "{v}" | Add up the squared numbers in "{v}" | Find the total of the squares of "{v}"
-running | algorithm | nums nums | [sum({v}[:i + 1]) for i in range(len({v}))] | Compute the running sums of "{v}" | Find the cumulative sums of "{v}" | Take the prefix sums of "{v}"
-differences | algorithm | nums nums | [b - a for a, b in zip({v}, {v}[1:])] | Compute the differences of neighbours in "{v}" | Find the steps between consecutive elements of "{v}" | Subtract each number of "{v}" from the next
-every_second | algorithm | nums nums | {v}[::2] | Take every second element of "{v}" | Keep every other number of "{v}" | Select the values of "{v}" at even positions
-to_strings | array | nums words | [str(i) for i in {v}] | Convert each element of "{v}" to a string | Turn the numbers in "{v}" into strings | Make strings of the values of "{v}"
-plus_k | math | int int | {v} + {k} | Add {k} to "{v}" | Increase "{v}" by {k} | Compute "{v}" plus {k}
-minus_k | math | int int | {v} - {k} | Subtract {k} from "{v}" | Decrease "{v}" by {k} | Compute "{v}" minus {k}
-mul_k | math | int int | {v} * {k} | Multiply "{v}" by {k} | Compute {k} times "{v}" | Take the product of "{v}" and {k}
-square | math | int int | {v} ** 2 | Square "{v}" | Compute the square of "{v}" | Raise "{v}" to the power of two
-mod_k | math | int int | {v} % {k} | Compute the remainder of "{v}" divided by {k} | Take "{v}" modulo {k} | Find what is left of "{v}" after dividing by {k}
-half | math | int int | {v} // 2 | Halve "{v}", rounding down | Divide "{v}" by two without remainder | Compute the integer half of "{v}"
-digits | algorithm | int nums | [int(c) for c in str(abs({v}))] | List the digits of "{v}" | Split "{v}" into its digits | Get the decimal digits of "{v}"
-upto | algorithm | int nums | list(range(1, {v} % 10 + 1)) | List the numbers from 1 to "{v}" modulo 10 | Count from 1 to the last digit of "{v}" | Make the range from 1 to "{v}" modulo 10
-is_even | math | int bool | {v} % 2 == 0 | Check whether "{v}" is even | Test if "{v}" is an even number | Find out if "{v}" divides by two
-upper | string | text text | {v}.upper() | Convert "{v}" to uppercase | Make "{v}" upper case | Turn all letters of "{v}" into capitals
-title | string | text text | {v}.title() | Capitalize each word of "{v}" | Convert "{v}" to title case | Make every word in "{v}" start with a capital
-reverse_text | string | text text | {v}[::-1] | Reverse the string "{v}" | Spell "{v}" backwards | Write the letters of "{v}" in reverse order
-repeat_k | string | text text | {v} * {k} | Repeat "{v}" {k} times | Write "{v}" {k} times in a row | Concatenate {k} copies of "{v}"
-exclaim | string | text text | {v} + "!" | Add an exclamation mark to "{v}" | Append "!" to "{v}" | Put an exclamation mark after "{v}"
-head_k | string | text text | {v}[:{k}] | Take the first {k} characters of "{v}" | Keep the first {k} letters of "{v}" | Cut "{v}" to {k} characters
-no_spaces | string | text text | {v}.replace(" ", "") | Remove the spaces from "{v}" | Delete all blanks in "{v}" | Strip every space out of "{v}"
-dashes | string | text text | {v}.replace(" ", "-") | Replace the spaces in "{v}" with dashes | Put dashes for the blanks in "{v}" | Change every space of "{v}" to a dash
-split | string | text words | {v}.split() | Split "{v}" into words | Break "{v}" at its spaces | Get the list of words in "{v}"
-text_length | string | text int | len({v}) | Count the characters of "{v}" | Find the length of the string "{v}" | Get how many characters "{v}" has
-vowels | algorithm | text int | sum(c in "aeiou" for c in {v}.lower()) | Count the vowels in "{v}" | Find how many vowels "{v}" has | Get the number of vowels of "{v}"
-join | string | words text | " ".join({v}) | Join "{v}" with spaces | Combine the strings in "{v}" into one text | Put the words of "{v}" together with blanks
-sort_words | array | words words | sorted({v}) | Sort the words in "{v}" alphabetically | Put the strings of "{v}" in alphabetical order | Arrange "{v}" from A to Z
-lengths | array | words nums | [len(w) for w in {v}] | Compute the lengths of the words in "{v}" | Find how long each string in "{v}" is | Get the length of every word of "{v}"
-reverse_words | array | words words | {v}[::-1] | Reverse the order of the words in "{v}" | Turn the list of strings "{v}" around | Take the words of "{v}" from last to first
-count_words | array | words int | len({v}) | Count the words in "{v}" | Find the number of strings in "{v}" | Get how many words "{v}" has
-index_words | dict | words dict | {{w: len(w) for w in {v}}} | Map each word of "{v}" to its length | Make a dictionary from the words in "{v}" to their lengths | Build a dict of word lengths from "{v}"
-keys | dict | dict words | list({v}.keys()) | List the keys of "{v}" | Get all keys of the dictionary "{v}" | Collect the keys of "{v}"
-dict_values | dict | dict nums | list({v}.values()) | List the values of "{v}" | Get all values of the dictionary "{v}" | Collect the values of the dict "{v}"
-dict_size | dict | dict int | len({v}) | Count the entries of "{v}" | Find the size of the dictionary "{v}" | Get how many keys "{v}" has
-best_key | dict | dict text | max({v}, key={v}.get) | Find the key of "{v}" with the largest value | Get the key with the highest value in "{v}" | Take the key of "{v}" whose value is the maximum
-sort_keys | dict | dict words | sorted({v}) | Sort the keys of "{v}" | List the keys of "{v}" in alphabetical order | Put the keys of the dict "{v}" in order
-""".strip().splitlines()]
-
-ASSIGN = {
-    "nums": ['Assign the list {x} to a variable named "{o}"', 'Create a list "{o}" with the numbers {x}', 'Let "{o}" be the list {x}'],
-    "words": ['Assign the list {x} to a variable named "{o}"', 'Create a list "{o}" of the strings {x}', 'Let "{o}" be the list {x}'],
-    "text": ['Assign the string {x} to a variable named "{o}"', 'Create a string "{o}" with the text {x}', 'Let "{o}" be the string {x}'],
-    "int": ['Assign the number {x} to a variable named "{o}"', 'Create an integer "{o}" equal to {x}', 'Let "{o}" be {x}'],
-    "dict": ['Assign the dictionary {x} to a variable named "{o}"', 'Create a dict "{o}" with the entries {x}', 'Let "{o}" be the dictionary {x}'],
-}
-INTO = [' and assign it to "{o}"', ' and store the result in "{o}"', ' as "{o}"']
-PRINT = ['Print "{v}"', 'Print the value of "{v}"', 'Show "{v}"', 'Print the variable {v}']
-BY_TYPE = {t: [op for op in OPERATIONS if op[2].split()[0] == t] for t in NAMES}
+# How hard a corpus is. values, lengths, functions: how many values a program begins with, how many
+# operations it has at most, and how many a function; each entry is as likely as the next. turns:
+# the most of a program. numbers, ks: ranges of the numbers in lists and in operations. back: how
+# likely an operation on an older variable is, against 4 for the newest.
+Level = namedtuple("Level", "operations values lengths functions turns numbers ks back")
+FIRST = Level(tuple(BASIC), (1, 1, 1, 2, 3), (0, 1, 1, 2, 2, 2, 3, 3, 4), (1, 1, 2, 2, 2, 3), 6,
+              range(10), range(2, 6), 0)
+INSTRUMENT = Level(tuple(OPERATIONS), (1, 1, 2, 2, 3), (0, 1, 1, 2, 2, 3, 3, 4, 5, 6),
+                   (1, 1, 2, 2, 3, 4), 7, range(50), range(2, 10), 1)
+FIRST_SHARE = 6     # per cent of a first model's programs that say everything at the top
 
 
-CODE = {name: code for name, _, _, code, *_ in OPERATIONS}
-
+# ------------------------------------------------- held out --------------------------------------
 
 def held_out(operations) -> bool:
     """Whether this sequence of operations belongs to the benchmarks and never to a corpus.
 
-    The hash is over their code: sorting a list and sorting the words of a list are two operations and one expression.
-    """
-    return len(operations) >= 2 and zlib.crc32("\n".join(CODE[o] for o in operations).encode()) % 10 == 0
+    The hash is over their code: sorting a list and sorting the words of a list are two operations
+    and one expression."""
+    code = "\n".join(CODE[o] for o in operations)
+    return len(operations) >= 2 and zlib.crc32(code.encode()) % 10 == 0
 
 
-def contains_held_out(operations) -> bool:
-    """Whether any run of the sequence is held out: a problem must not occur inside a longer program either."""
-    n = len(operations)
-    return any(held_out(operations[i:j]) for i in range(n) for j in range(i + 2, n + 1))
+@lru_cache(1 << 18)
+def allowed(operations) -> bool:
+    """Whether no run at the end of a tuple of names is held out: a problem must not occur inside a
+    longer program either."""
+    return not any(held_out(operations[i:]) for i in range(len(operations) - 1))
 
 
-def walk(rng, length, by_type=BY_TYPE):
-    """Operations that fit one another: a start type, then each one takes what the one before gives."""
-    while True:
-        kind = start = rng.choice(list(by_type))
-        ops = []
-        while len(ops) < length and kind in by_type:
-            ops.append(rng.choice(by_type[kind]))
-            kind = ops[-1][2].split()[1]
-        if len(ops) == length:
-            return start, ops
+# ------------------------------------------------- the pieces ------------------------------------
+
+def goes_on(draw, lengths, done) -> bool:
+    """Whether something that has `done` parts gets another, so that its length is drawn from
+    lengths. Asked part by part, because what was drawn must soon be seen (draws.derivations)."""
+    reached = sum(length >= done for length in lengths)
+    return bool(reached) and draw.chance(sum(length > done for length in lengths) / reached)
 
 
-def fresh(kind, used, rng):
-    """A variable name for a type that is not in use yet."""
+@lru_cache
+def pieces(template):
+    return [(literal, name) for literal, name, *_ in Formatter().parse(template)]
+
+
+def say(draw, template, **fields):
+    """Write a template -> {field: its text}. A field is drawn where it is reached: fields are
+    functions that draw, write and return."""
+    said = {}
+    for literal, name in pieces(template):
+        draw.write(literal)
+        if name:
+            said[name] = fields[name]()
+    return said
+
+
+def fresh(draw, kind, used):
+    """Write a variable name for a type that is not in use yet -> it."""
     pool = [n for n in NAMES.get(kind, NAMES["int"]) if n not in used] or [f"result{len(used)}"]
-    used.append(rng.choice(pool))
-    return used[-1]
+    return draw.write(draw.choice(pool))
 
 
-def program(start, ops, rng, value="", function_share=0.12):
-    """Turns [(prompt, code), ...] for a sequence. value: text that stands for the first value (a {A} of a problem)."""
-    used = []
-    v = fresh(start, used, rng)
-    prompt, x = assign(start, v, rng, value)
-    turns = [(prompt, f"{v} = {x}")]
-    for name, _, types, code, *asks in ops:
-        k = str(rng.randint(2, 5))
-        fill = lambda s, k=k, **names: s.format(k=k, **names)
-        into, out = types.split()
-        if rng.random() < function_share:
-            f, arg = f"{rng.choice(['get', 'make', 'find'])}_{name.removesuffix('_k')}", NAMES[into][-1]
-            what = fill(rng.choice(asks), v=arg).replace('"', "")
-            turns.append((f'Write a function "{f}" that takes "{arg}": {what[0].lower()}{what[1:]}.',
-                          f'def {f}({arg}):\n    """{what}."""\n    return {fill(code, v=arg)}'))
-            o = fresh(out, used, rng)
-            turns.append((rng.choice([f'Call "{f}" on "{v}"', f'Apply "{f}" to "{v}"', f'Use "{f}" with "{v}"'])
-                          + rng.choice(INTO).format(o=o) + ".", f"{o} = {f}({v})"))
-        else:
-            o = fresh(out, used, rng)
-            turns.append((fill(rng.choice(asks), v=v) + rng.choice(INTO).format(o=o) + ".", f"{o} = {fill(code, v=v)}"))
-        v = o
-    turns.append((rng.choice(PRINT).format(v=v) + ".", f"print({v})"))
-    return turns
+def value(draw, kind, level):
+    """Write a value of one of the five types, as Python and JSON do -> it."""
+    begin = len(draw.text)
+    if kind == "int":
+        draw.write(str(draw.randint(2, 40)))
+    elif kind == "nums":
+        listed(draw, "[]", ", ", draw.sample(level.numbers, draw.randint(3, 5)), "{}")
+    elif kind == "words":
+        listed(draw, "[]", ", ", draw.sample(WORDS, draw.randint(2, 3)), '"{}"')
+    elif kind == "text":
+        listed(draw, '""', " ", draw.sample(WORDS, draw.randint(1, 3)), "{}")
+    else:
+        listed(draw, "{}", ", ", draw.sample(WORDS, draw.randint(2, 3)), '"{}": ',
+               lambda: draw.write(str(draw.randint(1, 9))))
+    return draw.text[begin:]
 
 
-def assign(kind, o, rng, value=""):
-    """The turn that gives a variable o its value. value: text that stands for it (a {A} of a problem)."""
-    x = value or json.dumps(make_value(kind, rng))
-    return rng.choice(ASSIGN[kind]).replace("{x}", x).replace("{o}", o) + ".", x
+def listed(draw, around, between, items, form, after=lambda: None):
+    draw.write(around[0])
+    for i, item in enumerate(items):
+        draw.write((between if i else "") + form.format(item))
+        after()
+    draw.write(around[1])
 
 
-COPIED = ["nums", "int"] + 2 * ["words", "text", "dict"]     # words, of several tokens each, are the hardest to copy
+def make_value(draw, kind, level=FIRST):
+    """A value, written nowhere."""
+    return json.loads(value(Draw(draw.rng), kind, level))
 
 
-def assignments(rng, kinds):
-    """Some values, one after the other, and no operation -> [(prompt, type, variable, value), ...].
-
-    Copying a value out of a comment is what a small model learns last; here is more of it."""
-    used, turns = [], []
-    for _ in range(rng.randint(2, 4)):
-        kind = rng.choice(kinds)
-        o = fresh(kind, used, rng)
-        prompt, x = assign(kind, o, rng)
-        turns.append((prompt, kind, o, x))
-    return turns
+def number(draw, level):
+    return draw.write(str(draw.choice(level.ks)))
 
 
-def render(turns, rng, apart=False):
-    """The text of a program: mostly comment and code in turn, sometimes all comments first (the single-turn form)."""
-    prefix = PREFIX if rng.random() < 0.7 else ""
-    if rng.random() < 0.06:
-        return prefix + "".join(f"# {p}\n" for p, _ in turns) + "\n".join(c for _, c in turns) + "\n"
-    # An answer is cut where the next comment begins and the benchmark adds two line breaks: after one turn there may be four.
-    gap = lambda: "\n" * rng.choice([2, 2, 4])
-    text = "".join(f"{gap() if i else ''}# {p}\n{c}" for i, (p, c) in enumerate(turns)) + "\n"
-    return prefix + (comments_first(text) if apart else text)
-
-
-def comments_first(text):
-    """The same lines in the same order, but all comments before all else."""
-    return "".join(sorted(text.splitlines(keepends=True), key=lambda line: not line.startswith("#")))
+def chain(draw, kind, operations, lengths, free=False):
+    """Operations that fit one another, drawn as they are asked for: the first takes a value of this
+    kind, each other what the one before gives. free: held-out sequences too."""
+    done = ()
+    while goes_on(draw, lengths, len(done)):
+        fitting = [op for op in operations if op.into == kind and not op.other
+                   and (free or allowed((*done, op.name)))]
+        if not fitting:
+            return
+        op = draw.choice(fitting)
+        done, kind = (*done, op.name), op.out
+        yield op
 
 
 def lower(sentence):
     return sentence[0].lower() + sentence[1:]
 
 
-def function(start, ops, rng):
-    """(head, body) of a function that does the operations one after the other, in HumanEval's form.
+# ------------------------------------------------- programs --------------------------------------
 
-    The head ends with the docstring and without a line break: a break and the indentation after it are one token.
-    """
-    name = f"{rng.choice(['get', 'make', 'find', 'compute', 'build'])}_{rng.choice(['result', 'value', 'answer', 'output'])}"
-    arg = v = rng.choice(NAMES[start])
-    asks, lines = [], []
-    for i, (_, _, _, code, *wordings) in enumerate(ops):
-        k = str(rng.randint(2, 5))
-        ask = rng.choice(wordings).format(v=v if i == 0 else "the result", k=k).replace('"', "")
-        asks.append(ask if i == 0 else lower(ask))
-        lines.append(("return " if i == len(ops) - 1 else "result = ") + code.format(v=v, k=k))
+class Program:
+    """A program under way. Each comment is written as it is drawn; its code below it or, moved,
+    below all comments. turns: [(comment, code)]; scope: {variable: type}, the newest last;
+    done: names of the operations. free: held-out sequences too."""
+
+    def __init__(self, draw, level, moved=False, free=False, functions=0.12):
+        self.draw, self.level, self.moved, self.free = draw, level, moved, free
+        self.functions = functions      # how often an operation is asked for as a function
+        self.turns, self.scope, self.done = [], {}, ()
+        # An answer is cut where the next comment begins, and the benchmark adds two line breaks:
+        # after a turn there may be four.
+        self.gap = "\n" * draw.choice((2, 4), (2, 1))
+
+    def turn(self, ask):
+        """One turn. ask() writes the comment and returns the code."""
+        self.draw.write("# " if self.moved or not self.turns else self.gap + "# ")
+        begin = len(self.draw.text)
+        code = ask()
+        comment = self.draw.text[begin:]
+        self.draw.write("\n" + ("" if self.moved else code))
+        self.turns.append((comment, code))
+
+    def end(self):
+        """Print the newest variable, and write what is left."""
+        v = list(self.scope)[-1]
+        self.turn(lambda: say(self.draw, self.draw.choice(PRINT) + ".",
+                              v=lambda: self.draw.write(v)) and f"print({v})")
+        if self.moved:
+            self.draw.write(self.gap.join(code for _, code in self.turns))
+        self.draw.write("\n")
+
+    def assign(self, kind, given=""):
+        """A turn that gives a new variable its value. given: text for it (a {A} of a problem)."""
+        def ask():
+            said = say(self.draw, self.draw.choice(ASSIGN[kind]) + ".", o=self.new(kind),
+                       x=lambda: self.draw.write(given) if given else
+                       value(self.draw, kind, self.level))
+            self.scope[said["o"]] = kind
+            return f"{said['o']} = {said['x']}"
+        self.turn(ask)
+
+    def new(self, kind):
+        return lambda: fresh(self.draw, kind, self.scope)
+
+    def operate(self) -> bool:
+        """A turn for one operation on variables of the scope, or two for a function and its call.
+        False: there is none that fits."""
+        as_function = (len(self.turns) + 2 < self.level.turns
+                       and self.draw.chance(self.functions))
+        fitting = {op: weight for op in self.level.operations if (weight := self.weight(op))
+                   and not (as_function and op.other)}
+        if not fitting:
+            return False
+        op = self.draw.choice(list(fitting), list(fitting.values()))
+        self.done = (*self.done, op.name)
+        if as_function:
+            self.as_function(op)
+        else:
+            self.turn(lambda: self.ask(op))
+        return True
+
+    def weight(self, op):
+        """How likely an operation is next: 4 where the newest variable is of the type that it
+        takes, level.back where an older one is."""
+        kinds = list(self.scope.values())
+        there = op.into in kinds and (op.other is None or op.other in kinds and
+                                      (op.other != op.into or kinds.count(op.into) > 1))
+        if not there or not (self.free or allowed((*self.done, op.name))):
+            return 0
+        return 4 if kinds[-1] in (op.into, op.other) else self.level.back
+
+    def ask(self, op):
+        """Write what an operation is asked with -> its code."""
+        taken = []
+
+        def variable(kind):
+            some = [v for v in self.scope if self.scope[v] == kind and v not in taken]
+            newest = list(self.scope)[-1]
+            weights = [4 if v == newest or not self.level.back else 1 for v in some]
+            if not self.level.back and newest in some:
+                some, weights = [newest], [1]
+            taken.append(self.draw.choice(some, weights))
+            return self.draw.write(taken[-1])
+
+        said = say(self.draw, self.draw.choice(op.asks), v=lambda: variable(op.into),
+                   w=lambda: variable(op.other), k=lambda: number(self.draw, self.level))
+        said |= say(self.draw, self.draw.choice(INTO) + ".", o=self.new(op.out))
+        self.scope[said["o"]] = op.out
+        return f"{said['o']} = {op.code.format(**said)}"
+
+    def as_function(self, op):
+        """Two turns: a function for an operation, and a call of it."""
+        f, arg = "", NAMES[op.into][-1]
+        v = [v for v in self.scope if self.scope[v] == op.into][-1]
+
+        def define():
+            nonlocal f
+            verb = self.draw.choice(["get", "make", "find"])
+            f = f"{verb}_{op.name.removesuffix('_k')}"
+            self.draw.write(f'Write a function "{f}" that takes "{arg}": ')
+            begin = len(self.draw.text)
+            said = say(self.draw, lower(self.draw.choice(op.asks)).replace('"', ""),
+                       v=lambda: self.draw.write(arg), k=lambda: number(self.draw, self.level))
+            what = self.draw.text[begin:]
+            self.draw.write(".")
+            return (f'def {f}({arg}):\n    """{what[0].upper()}{what[1:]}."""\n'
+                    f'    return {op.code.format(**said)}')
+
+        def call():
+            form = self.draw.choice(['Call "{f}" on "{v}"', 'Apply "{f}" to "{v}"',
+                                     'Use "{f}" with "{v}"'])
+            self.draw.write(form.format(f=f, v=v))
+            o = say(self.draw, self.draw.choice(INTO) + ".", o=self.new(op.out))["o"]
+            self.scope[o] = op.out
+            return f"{o} = {f}({v})"
+
+        self.turn(define)
+        self.turn(call)
+
+
+STARTS = {"nums": 2, "int": 2, "words": 3, "text": 3, "dict": 3}    # how often: words are the
+# hardest to copy, because each is several tokens
+
+
+def program(draw, level, moved=False, free=False, functions=0.12, given=()):
+    """Write a program: values, operations, a print -> Program. given: texts that stand for the
+    values, as long as they last (the {A} and {B} of a problem)."""
+    p = Program(draw, level, moved, free, functions)
+    while not p.turns or goes_on(draw, level.values, len(p.turns)):
+        kind = draw.choice(list(STARTS), list(STARTS.values()))
+        p.assign(kind, given[len(p.turns)] if len(p.turns) < len(given) else "")
+    while len(p.turns) + 1 < level.turns and goes_on(draw, level.lengths, len(p.done)):
+        if not p.operate():
+            break
+    p.end()
+    return p
+
+
+def function(draw, level, free=False):
+    """Write a function that does operations one after the other, in HumanEval's form
+    -> (kind of its argument, Operations).
+
+    The docstring ends without a line break: a break and the indentation after it are one token."""
+    draw.write("def " + draw.choice(["get", "make", "find", "compute", "build"]))
+    draw.write("_" + draw.choice(["result", "value", "answer", "output"]) + "(")
+    kind = draw.choice(list(STARTS))
+    arg = v = draw.write(draw.choice(NAMES[kind]))
+    draw.write('):\n    """')
+    ops, codes = [], []
+    for op in chain(draw, kind, level.operations, level.functions, free):
+        ask = draw.choice(op.asks).replace('"', "")
+        said = say(draw, ", then " + lower(ask) if ops else ask,
+                   v=lambda: draw.write("the result" if ops else arg),
+                   k=lambda: number(draw, level))
+        codes.append(op.code.format(**said | {"v": v}))
+        ops.append(op)
         v = "result"
-    return f'def {name}({arg}):\n    """{", then ".join(asks)}."""', "".join(f"\n    {line}" for line in lines) + "\n"
+    lines = [f"result = {code}" for code in codes[:-1]] + [f"return {codes[-1]}"]
+    draw.write('."""' + "".join(f"\n    {line}" for line in lines) + "\n")
+    return kind, ops
 
 
-def mono(rng, apart=False):
-    """One document of Python -> (text, names of its operations, in order), or None where a sequence is held out."""
-    form, ops = rng.random(), []
-    if form < 0.25:
-        text = render([(prompt, f"{o} = {x}") for prompt, _, o, x in assignments(rng, COPIED)], rng, apart)
-    elif form < 0.53:
-        start, ops = walk(rng, rng.choice([1, 1, 2, 2, 2, 3]))
-        head, body = function(start, ops, rng)
-        name = head[4:head.index("(")]
-        x = json.dumps(make_value(start, rng))
-        call = f"\n\n# Print {name} of {x}.\nprint({name}({x}))\n" if rng.random() < 0.5 else ""
-        text = comments_first(head + body + call) if apart else head + body + call
-    else:
-        start, ops = walk(rng, rng.choice([0, 1, 1, 2, 2, 2, 3, 3, 4]))
-        turns = program(start, ops, rng)
-        if len(turns) > 6:
-            return None
-        text = render(turns, rng, apart)
-    names = [op[0] for op in ops]
-    return None if contains_held_out(names) else (text, names)
+def mono(draw, level=FIRST, share=FIRST_SHARE):
+    """Write one document of Python -> names of its operations, in order. share: per cent of the
+    programs whose comments all stand at the top."""
+    if draw.chance(0.28):
+        return [op.name for op in function(draw, level)[1]]
+    if draw.chance(0.7):
+        draw.write(PREFIX)
+    return list(program(draw, level, draw.chance(share / 100)).done)
 
 
-# ------------------------------------------------------ multi ---------------------------------------------------
+# ------------------------------------------------- multi -----------------------------------------
 
-# What the operations are in three languages, where they are one expression; "-" where they are not. {v} and {k} as above.
-FOREIGN = {name: dict(zip(("JavaScript", "Java", "Go"), row)) for name, *row in (line.split(" ~ ") for line in """
-sort ~ [...{v}].sort((a, b) => a - b) ~ {v}.stream().sorted().toList() ~ -
-reverse ~ [...{v}].reverse() ~ - ~ -
-double ~ {v}.map(i => 2 * i) ~ {v}.stream().map(i -> 2 * i).toList() ~ -
-add_k ~ {v}.map(i => i + {k}) ~ {v}.stream().map(i -> i + {k}).toList() ~ -
-times_k ~ {v}.map(i => i * {k}) ~ {v}.stream().map(i -> i * {k}).toList() ~ -
-squares ~ {v}.map(i => i ** 2) ~ {v}.stream().map(i -> i * i).toList() ~ -
-evens ~ {v}.filter(i => i % 2 == 0) ~ {v}.stream().filter(i -> i % 2 == 0).toList() ~ -
-odds ~ {v}.filter(i => i % 2 == 1) ~ {v}.stream().filter(i -> i % 2 == 1).toList() ~ -
-above_k ~ {v}.filter(i => i > {k}) ~ {v}.stream().filter(i -> i > {k}).toList() ~ -
-first_k ~ {v}.slice(0, {k}) ~ {v}.stream().limit({k}).toList() ~ -
-drop_first ~ {v}.slice(1) ~ {v}.stream().skip(1).toList() ~ {v}[1:]
-append_k ~ [...{v}, {k}] ~ - ~ append({v}, {k})
-sum ~ {v}.reduce((a, b) => a + b, 0) ~ {v}.stream().mapToInt(i -> i).sum() ~ -
-length ~ {v}.length ~ {v}.size() ~ len({v})
-to_strings ~ {v}.map(String) ~ {v}.stream().map(String::valueOf).toList() ~ -
-upper ~ {v}.toUpperCase() ~ {v}.toUpperCase() ~ strings.ToUpper({v})
-repeat_k ~ {v}.repeat({k}) ~ {v}.repeat({k}) ~ strings.Repeat({v}, {k})
-exclaim ~ {v} + "!" ~ {v} + "!" ~ {v} + "!"
-no_spaces ~ {v}.replaceAll(" ", "") ~ {v}.replace(" ", "") ~ strings.ReplaceAll({v}, " ", "")
-dashes ~ {v}.replaceAll(" ", "-") ~ {v}.replace(" ", "-") ~ strings.ReplaceAll({v}, " ", "-")
-split ~ {v}.split(" ") ~ List.of({v}.split(" ")) ~ strings.Fields({v})
-text_length ~ {v}.length ~ {v}.length() ~ len({v})
-join ~ {v}.join(" ") ~ String.join(" ", {v}) ~ strings.Join({v}, " ")
-sort_words ~ [...{v}].sort() ~ {v}.stream().sorted().toList() ~ -
-lengths ~ {v}.map(w => w.length) ~ {v}.stream().map(w -> w.length()).toList() ~ -
-count_words ~ {v}.length ~ {v}.size() ~ len({v})
-""".strip().splitlines())}
-for same in ("plus_k", "minus_k", "mul_k", "mod_k", "half", "square"):      # arithmetic reads alike in all of them
-    FOREIGN[same] = dict.fromkeys(("JavaScript", "Java", "Go", "C", "C++"),
-                                  {"half": "{v} / 2", "square": "{v} * {v}"}.get(same, CODE[same]))
-FOREIGN["half"] = FOREIGN["half"] | {"JavaScript": "Math.floor({v} / 2)"}
-
-# Language: how a list is written, how a variable of each type is declared, how a value is printed.
-LANGUAGES = {
-    "JavaScript": ("[{}]", dict.fromkeys(NAMES, "let {o} = {e};"), "console.log({v});"),
-    "Java": ("List.of({})", {"nums": "List<Integer> {o} = {e};", "words": "List<String> {o} = {e};",
-                             "text": "String {o} = {e};", "int": "int {o} = {e};"}, "System.out.println({v});"),
-    "Go": ("[]{t}{{{}}}", dict.fromkeys(NAMES, "{o} := {e}"), "fmt.Println({v})"),
-    "C": ("", {"int": "int {o} = {e};"}, 'printf("%d\\n", {v});'),
-    "C++": ("", {"int": "int {o} = {e};"}, "std::cout << {v} << std::endl;"),
-}
-BY_LANGUAGE = {language: {t: ops for t in ("nums", "words", "text", "int")
-                          if (ops := [op for op in BY_TYPE[t] if FOREIGN.get(op[0], {}).get(language, "-") != "-"])}
+BY_LANGUAGE = {language: [op for op in BASIC if FOREIGN.get(op.name, {}).get(language, "-") != "-"]
                for language in LANGUAGES}
 
 
-def multi(rng):
-    """One document of one of six languages -> (text, operations), or None where a sequence is held out."""
-    language = rng.choice(["Python", "Python", *LANGUAGES, "JavaScript", "Java"])
+def multi(draw, level=FIRST, share=FIRST_SHARE):
+    """One document of one of six languages -> names of its operations."""
+    language = draw.choice(["Python", "Python", *LANGUAGES, "JavaScript", "Java"])
+    draw.write(language + "\n")
     if language == "Python":
-        made = mono(rng)
-        return made and ("Python\n" + made[0], made[1])
-    literal, declare, show = LANGUAGES[language]
-    written = lambda kind, x: x if kind in ("text", "int") else literal.format(x[1:-1], t="int" if kind == "nums" else "string")
-    if rng.random() < 0.25:
-        turns = [(prompt, declare[kind].format(o=o, e=written(kind, x)))
-                 for prompt, kind, o, x in assignments(rng, list(BY_LANGUAGE[language]))]
-        return language + "\n" + "\n\n".join(f"// {p}\n{c}" for p, c in turns) + "\n", []
-    start, ops = walk(rng, rng.choice([1, 1, 2, 2, 3]), BY_LANGUAGE[language])
-    names = [op[0] for op in ops]
-    if contains_held_out(names):
-        return None
-    used = []
-    v = fresh(start, used, rng)
-    prompt, x = assign(start, v, rng)
-    turns = [(prompt, declare[start].format(o=v, e=written(start, x)))]
-    for name, _, types, _, *asks in ops:
-        out, k = types.split()[1], str(rng.randint(2, 5))
-        o = fresh(out, used, rng)
-        turns.append((rng.choice(asks).format(v=v, k=k) + rng.choice(INTO).format(o=o) + ".",
-                      declare[out].format(o=o, e=FOREIGN[name][language].format(v=v, k=k))))
-        v = o
-    turns.append((rng.choice(PRINT).format(v=v) + ".", show.format(v=v)))
-    return language + "\n" + "\n\n".join(f"// {p}\n{c}" for p, c in turns) + "\n", names
+        return mono(draw, level, share)
+    operations, names, used, turns = BY_LANGUAGE[language], [], [], []
+    starts = [k for k in NAMES if k != "dict" and any(op.into == k for op in operations)]
+
+    def turn(write, declaration, e):
+        """write() writes the comment of a turn and returns the texts of its fields."""
+        draw.write(("\n\n" if turns else "") + "// ")
+        said = write()
+        if "o" in said:
+            used.append(said["o"])
+        turns.append(draw.write("\n" + declaration.format(e=e(said), **said)))
+
+    _, declare, show = LANGUAGES[language]
+
+    def assign(kind):
+        turn(lambda: say(draw, draw.choice(ASSIGN[kind]) + ".", o=lambda: fresh(draw, kind, used),
+                         x=lambda: value(draw, kind, level)),
+             declare[kind], lambda said: literal(language, kind, said["x"]))
+
+    def operate(op, code, v):
+        names.append(op.name)
+        turn(lambda: say(draw, draw.choice(op.asks), v=lambda: draw.write(v),
+                         k=lambda: number(draw, level))
+             | say(draw, draw.choice(INTO) + ".", o=lambda: fresh(draw, op.out, used)),
+             declare[op.out], lambda said: code.format(**{"v": v, **said}))
+
+    kind = draw.choice(starts)
+    assign(kind)
+    if draw.chance(0.25):
+        for _ in range(draw.randint(1, 3)):
+            assign(draw.choice(starts))
+    else:
+        for op in chain(draw, kind, operations, (1, 1, 2, 2, 3)):
+            operate(op, FOREIGN[op.name][language], used[-1])
+        turn(lambda: say(draw, draw.choice(PRINT) + ".", v=lambda: draw.write(used[-1])), show,
+             lambda said: "")
+    draw.write("\n")
+    return names
 
 
-# ------------------------------------------------------- nl -----------------------------------------------------
+def literal(language, kind, x):
+    """A value of Python as another language writes it."""
+    form, type_ = LANGUAGES[language][0], "int" if kind == "nums" else "string"
+    return x if kind in ("text", "int") else form.format(x[1:-1], t=type_)
 
-NOUN = {"nums": "the list", "words": "the list", "text": "the phrase", "int": "the number", "dict": "the table"}
+
+# ------------------------------------------------- nl --------------------------------------------
+
+NOUN = {"nums": "the list", "words": "the list", "text": "the phrase", "int": "the number",
+        "dict": "the table"}
 PEOPLE = "Mia Tom Anna Ben Lea Max Eva Paul Ida Leo".split()
 ADJECTIVES = "small old red quiet bright tall young cold happy green".split()
 ANIMALS = "cat dog bird fish horse".split()
 VERBS = "saw found followed liked left watched passed remembered".split()
-PLACES = "near the river|under the tree|behind the house|in the rain|by the fire|on the hill|at night|in the morning".split("|")
+PLACES = ("near the river|under the tree|behind the house|in the rain|by the fire|on the hill|at night|"
+          "in the morning").split("|")
 
 
 def spoken(value):
@@ -376,58 +430,80 @@ def english(ask, kind, k):
     return lower(ask.format(v=NOUN[kind], k=k).replace('"', ""))
 
 
-def nl(rng):
-    """One document of plain English, or of Python for 7 in 100 (the paper's share of code in THEPILE is 7.6 %)."""
-    form, (who, other) = rng.random(), rng.sample(PEOPLE, 2)
-    if form < 0.07:
-        return mono(rng)
-    if form < 0.2:          # somebody repeats what was said
-        said = " ".join(rng.sample(WORDS + ANIMALS + ADJECTIVES, rng.randint(4, 10)))
-        return f'{who} says "{said}" and {other} says "{said}" too.\n', []
-    if form < 0.3:          # about nothing much
-        noun = lambda: f"the {rng.choice(ADJECTIVES)} {rng.choice(ANIMALS + WORDS)}"
-        some = [f"{noun()} {rng.choice(VERBS)} {noun()} {rng.choice(PLACES)}" for _ in range(rng.randint(3, 6))]
-        return " ".join(s[0].upper() + s[1:] + "." for s in some) + "\n", []
-    if form < 0.5:          # what an operation is, in other words
-        op = rng.choice(OPERATIONS)
-        kind = op[2].split()[0]
-        k = rng.randint(2, 5)
-        first, second, third = [english(a, kind, k) for a in rng.sample(op[4:7], 3)]
-        return f"To {first} is to {second}. In other words, {third}.\n", [op[0]]
-    start, ops = walk(rng, rng.choice([1, 1, 2, 2, 3]))     # somebody does it, and what comes out
-    names = [op[0] for op in ops]
-    if contains_held_out(names):
-        return None
-    value = make_value(start, rng)
-    text = [f"{who} has {NOUN[start].replace('the', 'a')} called {rng.choice(NAMES[start])}: {spoken(value)}."]
-    if rng.random() < 0.7:
-        text.append(f"{other} has the same: {spoken(value)}.")
-    for _, _, types, code, *asks in ops:
-        k = rng.randint(2, 5)
-        what = english(rng.choice(asks), types.split()[0], k)
-        value = eval(code.format(v="v", k=k), {"v": value})     # our own code, not a model's
-        text.append(f"{rng.choice(['Now', 'Then', 'Next'])} {who} wants to {what}. This gives {spoken(value)}.")
-    return " ".join(text) + "\n", names
+def nl(draw, level=FIRST, share=FIRST_SHARE):
+    """One document of plain English, or of Python for 7 in 100 (the paper's share of code in
+    THEPILE is 7.6 %) -> names of its operations."""
+    form = draw.choice(["code", "repeat", "tale", "words", "story"], (7, 13, 10, 20, 50))
+    who, other = draw.sample(PEOPLE, 2)
+    if form == "code":
+        return mono(draw, level, share)
+    if form == "repeat":        # somebody repeats what was said
+        said = " ".join(draw.sample(WORDS + ANIMALS + ADJECTIVES, draw.randint(4, 10)))
+        draw.write(f'{who} says "{said}" and {other} says "{said}" too.\n')
+        return []
+    if form == "tale":          # about nothing much
+        noun = lambda: f"the {draw.choice(ADJECTIVES)} {draw.choice(ANIMALS + WORDS)}"
+        some = [f"{noun()} {draw.choice(VERBS)} {noun()} {draw.choice(PLACES)}"
+                for _ in range(draw.randint(3, 6))]
+        draw.write(" ".join(s[0].upper() + s[1:] + "." for s in some) + "\n")
+        return []
+    operations = [op for op in level.operations if not op.other]
+    if form == "words":         # what an operation is, in other words
+        op = draw.choice(operations)
+        k = draw.choice(level.ks)
+        first, second, third = [english(a, op.into, k) for a in draw.sample(op.asks, 3)]
+        draw.write(f"To {first} is to {second}. In other words, {third}.\n")
+        return [op.name]
+    return story(draw, level, operations, who, other)
 
 
-# --------------------------------------------------- the corpora ------------------------------------------------
+def story(draw, level, operations, who, other):
+    """Somebody does some operations, and what comes out."""
+    start, names = draw.choice(list(NAMES)), []
+    held = make_value(draw, start, level)
+    called = draw.choice(NAMES[start])
+    draw.write(f"{who} has {NOUN[start].replace('the', 'a')} called {called}: {spoken(held)}.")
+    if draw.chance(0.7):
+        draw.write(f" {other} has the same: {spoken(held)}.")
+    for op in chain(draw, start, operations, (1, 1, 2, 2, 3)):
+        k = draw.choice(level.ks)
+        what = english(draw.choice(op.asks), op.into, k)
+        held = eval(op.code.format(v="v", k=k), {"v": held})      # our own code, not a model's
+        draw.write(f" {draw.choice(['Now', 'Then', 'Next'])} {who} wants to {what}. "
+                   f"This gives {spoken(held)}.")
+        names.append(op.name)
+    draw.write("\n")
+    return names
 
-def documents_with_ops(kind, seed, n):
-    """(document, names of its operations in order), n of them, the same for the same seed. kind: one of KINDS."""
-    if kind not in KINDS:
-        raise ValueError(f"unknown corpus {kind!r}: use one of {', '.join(KINDS)}")
-    make = {"nl": nl, "multi": multi, "mono": mono, "apart": lambda rng: mono(rng, apart=True)}[kind]
-    rng = random.Random(f"{'mono' if kind == 'apart' else kind}-{seed}")
-    while n:
-        made = make(rng)
-        if made:
-            n -= 1
-            yield made
+
+# ------------------------------------------------- the corpora -----------------------------------
+
+def writer_of(kind):
+    """"mono" or "mono@12" -> the function that writes a document of it with a Draw, and returns
+    names of operations. ValueError for another kind."""
+    name, at, share = kind.partition("@")
+    if name not in KINDS or at and not (share.isdecimal() and share.isascii() and
+                                        int(share) <= 100):
+        raise ValueError(f"unknown corpus miniature:{kind}: use miniature:"
+                         f"{', miniature:'.join(KINDS)}, or of the instrument miniature:mono@12 "
+                         "(of 100 programs 12 say everything first)")
+    make = {"nl": nl, "multi": multi, "mono": mono}[name]
+    return partial(make, level=INSTRUMENT, share=int(share)) if at else make
+
+
+def draws(kind, seed, n):
+    """(Draw that wrote a document, names of its operations in order), n of them, the same for the
+    same seed; of mono@S for all S the same choices."""
+    write = writer_of(kind)
+    rng = random.Random(f"{kind.partition('@')[0]}-{seed}")
+    for _ in range(n):
+        draw = Draw(rng)
+        yield draw, write(draw)
 
 
 def documents(kind, seed, n):
     """n documents of a corpus, the same for the same seed."""
-    return (text for text, _ in documents_with_ops(kind, seed, n))
+    return (draw.text for draw, _ in draws(kind, seed, n))
 
 
 def parser():
@@ -435,7 +511,8 @@ def parser():
     p = one_line_errors(argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False))
-    p.add_argument("--kind", default="mono", choices=KINDS, help="which corpus (default mono)")
+    p.add_argument("--kind", type=flags.text, default="mono",
+                   help="which corpus: nl, multi, mono, mono@12, ... (default mono)")
     p.add_argument("--seed", type=flags.whole(0), default=0, help="of the documents (default 0)")
     p.add_argument("--n", type=flags.whole(0), default=20,
                    help="how many documents (default 20; 0: none)")
@@ -449,7 +526,8 @@ def main():
     if args.tokenizer:
         from corpora.bpe import learn_bpe
         from corpora.vocabulary import write_tiktoken
-        texts = (text for kind in ("nl", "multi", "mono") for text in documents(kind, args.seed, 6000))
+        texts = (text for kind in ("nl@12", "multi@12", "mono@12")
+                 for text in documents(kind, args.seed, 6000))
         write_tiktoken(Path(__file__).with_name("miniature.tiktoken"), learn_bpe(texts, 1024))
     else:
         sys.stdout.write("\n-----\n".join(documents(args.kind, args.seed, args.n)))

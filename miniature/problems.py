@@ -1,113 +1,169 @@
-"""The two held-out benchmarks of the miniature, in the formats of the official files: humaneval.jsonl and mtpb.jsonl.
+"""The two held-out benchmarks of the miniature, in the formats of the official files: humaneval.jsonl
+and mtpb.jsonl.
 
     python miniature/problems.py      rewrite both files beside this one
 
-Every problem is a sequence of operations that no document of any corpus contains (`corpus.held_out`). Expected values come
-from running the reference code on drawn inputs.
+Every problem is a sequence of operations that no document of any corpus contains
+(`corpus.held_out`). The first fifth of each file is for a first model (`corpus.FIRST`); the others,
+of the instrument, are longer, and some give several values. Expected values come from running the
+reference code on drawn inputs.
 """
 import json
 import random
+import re
 import sys
+from collections import Counter
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from harness.files import replace_file  # noqa: E402
 
-from corpus import function, held_out, make_value, program, walk  # noqa: E402
+from miniature.corpus import (  # noqa: E402
+    FIRST,
+    INSTRUMENT,
+    function,
+    held_out,
+    make_value,
+    program,
+)
+from miniature.draws import Draw  # noqa: E402
+from miniature.operations import OPERATIONS  # noqa: E402
 
 CATEGORIES = ("string", "array", "math", "dict", "algorithm")
+OF = {op.name: op for op in OPERATIONS}
+GIVEN = ("{A}", "{B}", "{C}")
+
+# What is asked: level and share of the problems. The corpora have shorter and longer ones.
+MTPB = [(FIRST._replace(values=(1,), lengths=(2, 2, 3)), 0.2),
+        (INSTRUMENT._replace(values=(1, 1, 2, 3), lengths=(2, 2, 3, 3, 4, 5)), 0.8)]
+HUMANEVAL = [(FIRST._replace(functions=(2, 2, 3)), 0.2),
+             (INSTRUMENT._replace(functions=(2, 2, 3, 4)), 0.8)]
 
 
-def sequences(rng, lengths, seen):
-    """Held-out sequences of operations without end -> (start type, operations, names, category), none that is in seen."""
-    while True:
-        start, ops = walk(rng, rng.choice(lengths))
-        names = tuple(op[0] for op in ops)
-        if held_out(names) and names not in seen and ops[-1][2].split()[1] != "dict":
-            yield start, ops, names, ops[-1][1] if start != "dict" else "dict"
+def told_apart(outputs):
+    """Whether the outputs of the cases tell right code from wrong: different ones, none empty."""
+    different = len({json.dumps(o) for o in outputs})
+    return different >= (2 if isinstance(outputs[0], bool) else 4) and not any(
+        o in ([], "", {}) for o in outputs)
 
 
-def telling(steps):
-    """Whether cases tell right code from wrong. steps: for each case the value after each operation, start included."""
-    outputs = [values[-1] for values in steps]
-    if len({json.dumps(o) for o in outputs}) < (2 if isinstance(outputs[0], bool) else 4):
-        return False
-    if any(o in ([], "") for o in outputs) or any(values[-1] == values[0] for values in steps):
-        return False
-    # An operation that changes nothing in any case could as well be left out.
-    return not any(before == after for before, after in zip(zip(*steps), list(zip(*steps))[1:]))
+def all_matter(codes, scopes):
+    """Whether each assignment of a program is read by a later one, and none gives in every case
+    what it has read, so that it could as well be left out. scopes: the values, case by case."""
+    names = [code.split(" = ")[0] for code in codes]
+    reads = [[n for n in names[:i] if re.search(rf"\b{n}\b", code.split(" = ", 1)[1])]
+             for i, code in enumerate(codes)]
+    idle = any(all(s[o] == s[n] for s in scopes) for o, read in zip(names, reads) for n in read)
+    return not idle and set(sum(reads, [])) == set(names[:-1])
 
 
-def cases(start, run, rng, n=5):
-    """n different inputs and what run(value) -> list of values, one after each step, makes of them."""
-    values, steps = [], []
-    while len(values) < n:
-        value = make_value(start, rng)
-        if value not in values:
-            values.append(value)
-            steps.append(run(value))
-    return values, steps
+def drawn_inputs(kinds, level, rng, n=5):
+    """n different inputs -> [[value of each kind], ...]."""
+    found = []
+    while len(found) < n:
+        values = [make_value(Draw(rng), kind, level) for kind in kinds]
+        if values not in found:
+            found.append(values)
+    return found
+
+
+def balanced(n, levels, make, seen):
+    """n problems, a fifth of them of each category. make(level) -> (names, category, problem) or
+    None; seen: names that are taken."""
+    problems = []
+    for level, share in levels:
+        wanted = Counter(dict.fromkeys(CATEGORIES, round(n * share) // len(CATEGORIES)))
+        while wanted.total():
+            made = make(level)
+            if made and made[0] not in seen and wanted[made[1]]:
+                names, category, problem = made
+                seen.add(names)
+                wanted[category] -= 1
+                problems.append(problem | dict(category=category, name=" ".join(names)))
+    return problems
+
+
+def category_of(names, kinds):
+    """That of the last operation, and dict where one is given. A problem that ends in a dict is
+    none."""
+    last = OF[names[-1]]
+    return None if last.out == "dict" else "dict" if "dict" in kinds else last.category
 
 
 def mtpb(n=100, seed=1234):
-    """n problems as in the paper's mtpb.jsonl: a turn for the value, one for each operation, one that prints."""
-    rng, problems, seen, wanted = random.Random(seed), [], set(), dict.fromkeys(CATEGORIES, n // 5)
-    for start, ops, names, category in sequences(rng, [2, 2, 3, 3, 4], seen):
-        if not wanted[category]:
-            continue
-        turns = program(start, ops, rng, "{A}", function_share=0)
-        prompts = [p.replace("{A}", "\0").replace("{", "{{").replace("}", "}}").replace("\0", "{A}") for p, _ in turns]
+    """n problems as in the paper's mtpb.jsonl: a turn for each value and each operation, one that
+    prints."""
+    rng = random.Random(seed)
 
-        def run(value, turns=turns):
-            scope = {}
-            exec("\n".join(c for _, c in turns[:-1]).replace("{A}", json.dumps(value)), scope)      # our own code
-            return [scope[code.split(" = ")[0]] for _, code in turns[:-1]]
+    def make(level):
+        p = program(Draw(rng), level, free=True, functions=0, given=GIVEN)
+        if not held_out(p.done):
+            return None
+        codes = [code for _, code in p.turns[:-1]]
+        kinds = list(p.scope.values())[:-len(p.done)]
+        category = category_of(p.done, kinds)
+        if not category:
+            return None
+        inputs, scopes = drawn_inputs(kinds, level, rng), []
+        for values in inputs:
+            code = "\n".join(codes)
+            for given, value in zip(GIVEN, values):
+                code = code.replace(given, json.dumps(value))
+            scopes.append({})
+            exec(code, scopes[-1])                          # our own code, not a model's
+        outputs = [scope[list(p.scope)[-1]] for scope in scopes]
+        if not told_apart(outputs) or not all_matter(codes, scopes):
+            return None
+        return p.done, category, dict(
+            prompts=[comment for comment, _ in p.turns], outputs=outputs, max_gen_length=48,
+            inputs=[{g[1]: json.dumps(v) for g, v in zip(GIVEN, values)} for values in inputs],
+            description=f"{' and '.join(kinds)}, then {', '.join(p.done)}.")
 
-        values, steps = cases(start, run, rng)
-        if not telling(steps):
-            continue
-        wanted[category] -= 1
-        seen.add(names)
-        problems.append(dict(prompts=prompts, inputs=[{"A": json.dumps(v)} for v in values], outputs=[s[-1] for s in steps],
-                             max_gen_length=48, category=category, name=" ".join(names),
-                             description=f"{start}, then {', '.join(names)}.", id=str(len(problems) + 1)))
-        if not any(wanted.values()):
-            return problems
+    problems = balanced(n, MTPB, make, set())
+    return [p | dict(id=str(i)) for i, p in enumerate(problems, 1)]
 
 
-def humaneval(n=50, seed=4321):
-    """n problems as in HumanEval.jsonl: a signature and a docstring, a solution, and a check of five calls.
+def humaneval(n=100, seed=4321):
+    """n problems as in HumanEval.jsonl: a signature and a docstring, a solution, and a check of
+    five calls.
 
-    A prompt ends with its docstring and without the line break of the official ones: see corpus.function.
-    """
-    rng, problems, wanted = random.Random(seed), [], dict.fromkeys(CATEGORIES, n // 5)
-    seen = {tuple(p["name"].split()) for p in mtpb()}
-    for start, ops, names, category in sequences(rng, [2, 2, 3], seen):
-        if not wanted[category]:
-            continue
-        prompt, solution = function(start, ops, rng)
-        entry_point = prompt[4:prompt.index("(")]
-        arg, body = prompt[len(f"def {entry_point}("):prompt.index(")")], solution.strip().splitlines()
+    A prompt ends with its docstring and without the line break of the official ones: see
+    corpus.function."""
+    rng = random.Random(seed)
 
-        def run(value, arg=arg, body=body):
-            steps, scope = [value], {arg: value}
-            for line in body:
-                exec(line.strip().replace("return ", "result = "), scope)       # our own code
-                steps.append(scope["result"])
-            return steps
+    def make(level):
+        draw = Draw(rng)
+        kind, ops = function(draw, level, free=True)
+        names = tuple(op.name for op in ops)
+        category = held_out(names) and category_of(names, [kind])
+        if not category:
+            return None
+        end = draw.text.index('."""') + 4
+        prompt, solution = draw.text[:end], draw.text[end:]
+        entry_point, arg = re.match(r"def (\w+)\((\w+)\)", prompt).groups()
+        values = [value for value, in drawn_inputs([kind], level, rng)]
+        steps = [stepwise(value, solution, arg) for value in values]
+        outputs = [s[-1] for s in steps]
+        idle = any(before == after for before, after in zip(zip(*steps), list(zip(*steps))[1:]))
+        if idle or outputs == values or not told_apart(outputs):
+            return None
+        calls = [f"    assert candidate({v!r}) == {o!r}\n" for v, o in zip(values, outputs)]
+        return names, category, dict(prompt=prompt, entry_point=entry_point,
+                                     canonical_solution=solution,
+                                     test="def check(candidate):\n" + "".join(calls))
 
-        values, steps = cases(start, run, rng)
-        if not telling(steps):
-            continue
-        wanted[category] -= 1
-        seen.add(names)
-        calls = [f"    assert candidate({v!r}) == {s[-1]!r}\n" for v, s in zip(values, steps)]
-        problems.append(dict(task_id=f"Miniature/{len(problems)}", prompt=prompt, entry_point=entry_point,
-                             canonical_solution=solution, test="def check(candidate):\n" + "".join(calls),
-                             category=category, name=" ".join(names)))
-        if not any(wanted.values()):
-            return problems
+    problems = balanced(n, HUMANEVAL, make, {tuple(p["name"].split()) for p in mtpb()})
+    return [dict(task_id=f"Miniature/{i}") | p for i, p in enumerate(problems)]
+
+
+def stepwise(value, solution, arg):
+    """The values that a solution goes through, its argument first."""
+    steps, scope = [value], {arg: value}
+    for line in solution.strip().splitlines():
+        exec(line.strip().replace("return ", "result = "), scope)       # our own code
+        steps.append(scope["result"])
+    return steps
 
 
 if __name__ == "__main__":
