@@ -74,7 +74,11 @@ def packed(nats, through, tokens, block_size):
 
 
 def corpus_rate(kind, seed, n):
-    """n documents of a corpus -> (their texts, nats (n,), tokens (n,), what there is to tell)."""
+    """n documents of a corpus -> (texts, nats, tokens of those that fit into a context, what there
+    is to tell).
+
+    One document in fifty is longer than the context of a model. Who knows that a document fits
+    needs -log p(fits) fewer nats for it: so much is taken off each."""
     tokenizer, found = get_tokenizer("miniature"), [draw for draw, _ in draws(kind, seed, n)]
     ids = [tokenizer.encode(draw.text) for draw in found]
     nats = np.array([-draw.logp for draw in found])
@@ -83,18 +87,22 @@ def corpus_rate(kind, seed, n):
                for draw, i in zip(found, ids)]
     low, high = packed(nats, through, [np.append(i, tokenizer.eot) for i in ids],
                        MINIATURE["block_size"])
+    fits = tokens < MINIATURE["block_size"]
+    nats, tokens = nats[fits] + np.log(fits.mean()), tokens[fits]
     rate, error = ratio(nats, tokens)
-    told = dict(kind=kind, documents=n, tokens=int(tokens.sum()), entropy=rate,
-                entropy_error=error, packed_low=low, packed_high=high)
-    return [draw.text for draw in found], nats, tokens, told
+    told = dict(kind=kind, documents=int(fits.sum()), too_long=int((~fits).sum()),
+                tokens=int(tokens.sum()), entropy=rate, entropy_error=error,
+                packed_low=low, packed_high=high)
+    return [draw.text for draw, fit in zip(found, fits) if fit], nats, tokens, told
 
 
 def model_rate(ckpt, texts, nats, tokens):
     """A model's loss on the same documents, and what of it is its own."""
     from sample import load, prompt_logprob  # JAX, only for this
     config, params, tokenizer = load(ckpt)
-    if max(tokens) > config.block_size - 1:
-        raise ValueError(f"a document has {max(tokens)} tokens: more than {ckpt} can see")
+    if config.block_size != MINIATURE["block_size"]:
+        raise ValueError(f"{ckpt} sees {config.block_size} tokens, the corpus has "
+                         f"{MINIATURE['block_size']}")
     lost = np.array([-logp for logp, _ in prompt_logprob(params, config, tokenizer, texts)])
     (loss, _), (beyond, error) = ratio(lost, tokens), ratio(lost - nats, tokens)
     return dict(loss=loss, beyond=beyond, beyond_error=error)

@@ -1,7 +1,7 @@
 """The paper in miniature: train a family of models, sample and score both benchmarks, write the report.
 
-    python miniature/run.py             four sizes; work in out-miniature/, report in miniature/
-    python miniature/run.py --quick     two sizes, fewer samples and problems; work and report in out-quick/
+    python miniature/run.py             four sizes, three seeds; work in out-miniature/, report in miniature/
+    python miniature/run.py --quick     two sizes, two seeds, fewer problems; work and report in out-quick/
 
 Each job is one of the project's own commands in a process of its own, on a core of its own: models this small gain nothing
 from a second one. A finished job is a line of results.jsonl, so the same command goes on where an interrupted one was.
@@ -27,18 +27,22 @@ sys.path.insert(0, str(ROOT))
 from harness.cli import CORES, cli, one_line_errors, signals_end_once  # noqa: E402
 from harness.files import read_lines, replace_file  # noqa: E402
 
-PARENT = {"nl": None, "multi": "nl", "mono": "multi", "apart": "multi"}      # whose weights each corpus starts from
+PARENT = {"nl": None, "multi": "nl", "mono": "multi"}   # whose weights each corpus starts from
 TOKENS = 2048               # a step: half of train.py's default, so that few tokens still make enough steps
 
-# Steps on each corpus, and on mono and apart for a size that those are too few for; of MTPB samples a case and problems; of
-# HumanEval samples a problem at each temperature and problems.
-FULL = dict(sizes=["0.1M", "0.3M", "toy", "3M"], steps=dict(nl=120, multi=300, mono=700, apart=700), longer={"3M": 1300},
-            mtpb_n=1, mtpb_limit=100, humaneval_n={"0.2": 10, "0.8": 100}, humaneval_limit=30, quick=False)
-QUICK = FULL | dict(sizes=["0.1M", "0.3M"], mtpb_limit=20, humaneval_n={"0.2": 5, "0.8": 100}, humaneval_limit=10, quick=True)
+# A run is repeated with other seeds, which change its first weights, the order of its documents and its samples. sizes x
+# corpora at the position `share` of the corpus's dial; the whole dial at one size; fewer steps of mono, once, for the law in
+# the data. Of MTPB samples a case and problems; of HumanEval samples a problem at each temperature and problems, and the
+# temperatures that all seeds and corpora have; documents to measure the loss beyond the entropy on.
+FULL = dict(sizes=["0.1M", "0.3M", "toy", "3M"], seeds=[0, 1, 2], share=12, dial=[0, 3, 12, 50, 100], dial_size="toy",
+            steps=dict(nl=150, multi=300, mono=900), short=[225, 450], mtpb_n=1, mtpb_limit=100,
+            humaneval_n={"0.2": 5, "0.8": 100}, humaneval_all=["0.2"], humaneval_limit=100, documents=400, quick=False)
+QUICK = FULL | dict(sizes=["0.1M", "0.3M"], seeds=[0, 1], dial=[0, 12, 100], dial_size="0.3M", short=[450], mtpb_limit=30,
+                    humaneval_n={"0.2": 5, "0.8": 100}, humaneval_limit=20, documents=100, quick=True)
 
-# What a job costs, roughly, in seconds of one quiet core; only the ratios matter, for the order and the time left.
-STEP = {"0.1M": 0.06, "0.3M": 0.14, "toy": 0.42, "3M": 0.95}
-Job = namedtuple("Job", "name cost needs commands collect")     # collect: out folder -> what is kept of the job's results
+# What a job costs, roughly, in seconds of one quiet core: for the order, the time left, and `cost_of`.
+STEP = {"0.1M": 0.03, "0.3M": 0.07, "toy": 0.21, "3M": 0.48}
+Job = namedtuple("Job", "name cost needs commands collect")     # collect: () -> what is kept of the job's results
 
 
 # ----------------------------------------------------- the jobs ------------------------------------------------
@@ -47,17 +51,17 @@ def python(script, *args):
     return [sys.executable, str(ROOT / script), *map(str, args)]
 
 
-def steps_of(plan, size, kind):
-    return plan["longer"].get(size, plan["steps"][kind]) if kind in ("mono", "apart") else plan["steps"][kind]
-
-
-def train_job(size, kind, plan, out):
-    folder = out / f"{size}-{kind}"
-    start, steps = out / f"{size}-{PARENT[kind]}" if PARENT[kind] else "scratch", steps_of(plan, size, kind)
+def train_job(size, kind, seed, plan, out, steps=0):
+    """steps: where they are not those of the plan, which then stand in the names."""
+    name = kind.partition("@")[0]
+    parent = PARENT[name] and f"{PARENT[name]}@{plan['share']}"
+    folder = out / "-".join([size, kind, f"s{seed}", *([str(steps)] if steps else [])])
+    start = out / f"{size}-{parent}-s{seed}" if parent else "scratch"
+    steps_ = steps or plan["steps"][name]
     command = lambda: python(
-        "train.py", "--model", size, "--data", f"miniature:{kind}", "--out_dir", folder, "--steps", steps,
+        "train.py", "--model", size, "--data", f"miniature:{kind}", "--out_dir", folder, "--steps", steps_,
         "--init_from", "resume" if list(folder.glob("step_????????")) else start, "--batch_size", TOKENS // 256,
-        "--warmup_steps", 30, "--eval_every", 25, "--save_every", 100, "--keep", 1, "--no-benchmark")
+        "--warmup_steps", 30, "--eval_every", 50, "--save_every", 150, "--keep", 1, "--no-benchmark", "--seed", seed)
 
     def collect():
         rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
@@ -65,24 +69,43 @@ def train_job(size, kind, plan, out):
         return dict(model=json.loads((newest / "config.json").read_text())["model"], tokens_per_step=TOKENS,
                     curve=[[r["step"], round(r["loss"], 4), round(r["val_loss"], 4)] for r in rows if "val_loss" in r])
 
-    return Job(f"train {size} {kind}", steps * STEP[size],
-               [f"train {size} {PARENT[kind]}"] if PARENT[kind] else [], [command], collect)
+    return Job(name_of("train", size, kind, seed, steps), 5 + steps_ * STEP[size],
+               [name_of("train", size, parent, seed)] if parent else [], [command], collect)
 
 
-def sample_job(name, size, kind, out, cost, script, problems, *flags):
+def name_of(what, size, kind, seed, steps=0, how=()):
+    """"mtpb toy mono@12 s0 multi": what the report looks for."""
+    return " ".join([what, size, kind, f"s{seed}", *how, *([f"{steps} steps"] if steps else [])])
+
+
+def loss_job(size, kind, seed, plan, out, steps=0):
+    """The loss on whole documents beside the entropy of the corpus (entropy.py)."""
+    folder = out / "-".join([size, kind, f"s{seed}", *([str(steps)] if steps else [])])
+    name = name_of("loss", size, kind, seed, steps)
+    command = lambda: python("miniature/entropy.py", "--kind", kind, "--ckpt", folder, "--n", plan["documents"])
+
+    def collect():
+        lines = (out / f"{name.replace(' ', '-')}.log").read_text().splitlines()
+        return dict(rate=json.loads([line for line in lines if line.startswith("{")][-1]))
+
+    return Job(name, 8 + 0.1 * STEP[size] * plan["documents"], [name_of("train", size, kind, seed, steps)], [command], collect)
+
+
+def sample_job(what, how, size, kind, seed, out, cost, problems, *flags):
     """generate, then score: samples lie in a file of the out folder, what comes out of them goes into the results."""
+    name, script = name_of(what, size, kind, seed, how=[how]), f"{what}.py"
     file = out / f"{name.replace(' ', '-')}.jsonl"
-    generate = lambda: python(script, "generate", "--ckpt", out / f"{size}-{kind}", "--out", file, "--problems", problems,
-                              "--top_p", 0.95, "--batch_size", 100, *flags)
+    generate = lambda: python(script, "generate", "--ckpt", out / f"{size}-{kind}-s{seed}", "--out", file, "--problems",
+                              problems, "--top_p", 0.95, "--batch_size", 100, "--seed", seed, *flags)
     score = lambda: python(script, "score", file, "--problems", problems)
 
     def collect():
         samples = [json.loads(line) for line in file.read_text().splitlines()]
         verdicts = [json.loads(line) for line in file.with_name(file.stem + "_results.jsonl").read_text().splitlines()]
-        more = dict(conversations=conversations(samples, verdicts)) if script == "mtpb.py" else {}
+        more = dict(conversations=conversations(samples, verdicts)) if what == "mtpb" else {}
         return dict(problems=by_problem(samples, verdicts)) | more
 
-    return Job(name, cost, [f"train {size} {kind}"], [generate, score], collect)
+    return Job(name, cost, [name_of("train", size, kind, seed)], [generate, score], collect)
 
 
 def by_problem(samples, verdicts):
@@ -108,23 +131,51 @@ def conversations(samples, verdicts):
     return found
 
 
+def kinds_of(plan, size):
+    """The corpora that a size is trained on, in the order of training."""
+    shares = plan["dial"] if size == plan["dial_size"] else [plan["share"]]
+    return [f"nl@{plan['share']}", f"multi@{plan['share']}", *(f"mono@{share}" for share in shares)]
+
+
 def all_jobs(plan, out):
     """Every job of a plan; where several could start, the one that stands first does."""
-    trains, samples = [], []
+    jobs, later = [], []
     for size in reversed(plan["sizes"]):            # the largest size is the longest chain: it must never wait
-        trains += [train_job(size, kind, plan, out) for kind in PARENT]
-        for kind in ("mono", "multi", "nl", "apart"):
-            for mode in ("multi", "single") if kind in ("mono", "apart") else ("multi",):
-                cost = (20 + 60 * STEP[size]) * plan["mtpb_n"] * plan["mtpb_limit"] / 100
-                samples.append(sample_job(
-                    f"mtpb {size} {kind} {mode}", size, kind, out, cost, "mtpb.py", HERE / "mtpb.jsonl", "--limit",
-                    plan["mtpb_limit"], "--mode", mode, "--n", plan["mtpb_n"], "--temperature", 0.2))
-            for temperature, n in plan["humaneval_n"].items() if kind != "apart" else ():
-                cost = (20 + 120 * STEP[size]) * n * plan["humaneval_limit"] / 5000
-                samples.append(sample_job(
-                    f"humaneval {size} {kind} {temperature}", size, kind, out, cost, "humaneval.py", HERE / "humaneval.jsonl",
-                    "--limit", plan["humaneval_limit"], "--n", n, "--temperature", temperature, "--max_new_tokens", 64))
-    return trains + samples
+        for seed in plan["seeds"]:
+            for kind in kinds_of(plan, size):
+                jobs.append(train_job(size, kind, seed, plan, out))
+                later += measures(size, kind, seed, plan, out)
+    for size in plan["sizes"][:-1]:                 # the last size is what the law is to predict
+        for steps in plan["short"]:
+            for make in (train_job, loss_job):
+                later.append(make(size, f"mono@{plan['share']}", plan["seeds"][0], plan, out, steps))
+    return jobs + later
+
+
+def measures(size, kind, seed, plan, out):
+    """The jobs that measure one model."""
+    mono, main = kind.startswith("mono"), kind.endswith(f"@{plan['share']}")
+    jobs = [loss_job(size, kind, seed, plan, out)] if mono else []
+    for mode in ("multi", "single") if mono else ("multi",):
+        cost = (15 + 40 * STEP[size]) * plan["mtpb_n"] * plan["mtpb_limit"] / 100
+        jobs.append(sample_job("mtpb", mode, size, kind, seed, out, cost, HERE / "mtpb.jsonl", "--limit", plan["mtpb_limit"],
+                               "--mode", mode, "--n", plan["mtpb_n"], "--temperature", 0.2))
+    for temperature in temperatures(plan, seed, mono) if main else ():
+        n = plan["humaneval_n"][temperature]
+        cost = 8 + (10 + 100 * STEP[size]) * n * plan["humaneval_limit"] / 5000
+        jobs.append(sample_job("humaneval", temperature, size, kind, seed, out, cost, HERE / "humaneval.jsonl", "--limit",
+                               plan["humaneval_limit"], "--n", n, "--temperature", temperature, "--max_new_tokens", 96))
+    return jobs
+
+
+def temperatures(plan, seed, mono):
+    """Many samples a problem are for mono and the first seed."""
+    return plan["humaneval_n"] if mono and seed == plan["seeds"][0] else plan["humaneval_all"]
+
+
+def cost_of(plan):
+    """Minutes that a plan takes on two quiet cores, roughly."""
+    return sum(job.cost for job in all_jobs(plan, ROOT)) / 60 / 2
 
 
 # -------------------------------------------------- running them -----------------------------------------------
@@ -190,6 +241,8 @@ def run_all(jobs, out):
 
 def summary(line):
     """One job in a few words."""
+    if "rate" in line:
+        return f"{line['rate']['beyond']:.3f} nats a token beyond the entropy"
     if "curve" in line:
         return f"val_loss {line['curve'][-1][2]:.3f}"
     rates = [passed / programs for passed, programs, *_ in line["problems"].values()]
@@ -202,7 +255,7 @@ def parser():
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False))
     p.add_argument("--quick", action="store_true",
-                   help="two sizes in ten minutes instead of four in at most ninety")
+                   help="two sizes in eight minutes instead of four in at most ninety")
     return p
 
 
