@@ -8,7 +8,7 @@
 
     python miniature/corpus.py --kind multi --n 5      look at some documents
     python miniature/corpus.py --kind mono@50          of the instrument
-    python miniature/corpus.py --tokenizer             learn miniature.tiktoken anew, for all corpora
+    python miniature/corpus.py --tokenizer             learn miniature.tiktoken anew
 
 Each exists on two levels. nl, multi and mono are for a first model: 56 operations, each on the
 result of the one before. nl@S, multi@S and mono@S are the instrument: 123 operations, some of them
@@ -219,11 +219,10 @@ class Program:
         False: there is none that fits."""
         as_function = (len(self.turns) + 2 < self.level.turns
                        and self.draw.chance(self.functions))
-        fitting = {op: weight for op in self.level.operations if (weight := self.weight(op))
-                   and not (as_function and op.other)}
+        fitting, weights = self.fitting(as_function)
         if not fitting:
             return False
-        op = self.draw.choice(list(fitting), list(fitting.values()))
+        op = self.draw.choice(fitting, weights)
         self.done = (*self.done, op.name)
         if as_function:
             self.as_function(op)
@@ -231,15 +230,20 @@ class Program:
             self.turn(lambda: self.ask(op))
         return True
 
-    def weight(self, op):
-        """How likely an operation is next: 4 where the newest variable is of the type that it
-        takes, level.back where an older one is."""
-        kinds = list(self.scope.values())
-        there = op.into in kinds and (op.other is None or op.other in kinds and
-                                      (op.other != op.into or kinds.count(op.into) > 1))
-        if not there or not (self.free or allowed((*self.done, op.name))):
-            return 0
-        return 4 if kinds[-1] in (op.into, op.other) else self.level.back
+    def fitting(self, as_function):
+        """(Operations that can come next, how likely each is): 4 where the newest variable is of a
+        type that it takes, level.back where older ones are."""
+        kinds, found, weights = list(self.scope.values()), [], []
+        for op in self.level.operations:
+            if op.into not in kinds or op.other and (
+                    as_function or op.other not in kinds
+                    or op.other == op.into and kinds.count(op.into) < 2):
+                continue
+            weight = 4 if kinds[-1] in (op.into, op.other) else self.level.back
+            if weight and (self.free or allowed((*self.done, op.name))):
+                found.append(op)
+                weights.append(weight)
+        return found, weights
 
     def ask(self, op):
         """Write what an operation is asked with -> its code."""
@@ -407,8 +411,8 @@ PEOPLE = "Mia Tom Anna Ben Lea Max Eva Paul Ida Leo".split()
 ADJECTIVES = "small old red quiet bright tall young cold happy green".split()
 ANIMALS = "cat dog bird fish horse".split()
 VERBS = "saw found followed liked left watched passed remembered".split()
-PLACES = ("near the river|under the tree|behind the house|in the rain|by the fire|on the hill|at night|"
-          "in the morning").split("|")
+PLACES = ("near the river|under the tree|behind the house|in the rain|by the fire|on the hill|"
+          "at night|in the morning").split("|")
 
 
 def spoken(value):
@@ -419,7 +423,9 @@ def spoken(value):
         value = [f"{k} {n}" for k, n in value.items()]
     if isinstance(value, list):
         some = [str(i) for i in value]
-        return ", ".join(some[:-1]) + " and " + some[-1] if len(some) > 1 else some[0] if some else "nothing"
+        if len(some) < 2:
+            return some[0] if some else "nothing"
+        return ", ".join(some[:-1]) + " and " + some[-1]
     return str(value)
 
 

@@ -18,9 +18,11 @@ class Draw:
     def __init__(self, rng):
         self.rng, self.text, self.logp, self.trace = rng, "", 0.0, []
 
-    def pick(self, weights):
-        """A place, by weight. One number of the generator, whatever the weights: so two corpora
-        that differ in a weight alone stay in step."""
+    def pick(self, n, weights):
+        """A place among n, by weight. One random number, whatever the weights: so two corpora that
+        differ in a weight alone stay in step."""
+        if weights is None:
+            return int(self.rng.random() * n)
         mark = self.rng.random() * sum(weights)
         for i, weight in enumerate(weights):
             mark -= weight
@@ -29,9 +31,8 @@ class Draw:
         return max(i for i, weight in enumerate(weights) if weight)     # rounding
 
     def choice(self, options, weights=None):
-        weights = weights or [1] * len(options)
-        i = self.pick(weights)
-        self.logp += math.log(weights[i] / sum(weights))
+        i = self.pick(len(options), weights)
+        self.logp += math.log(weights[i] / sum(weights)) if weights else -math.log(len(options))
         return options[i]
 
     def chance(self, p):
@@ -68,9 +69,9 @@ class Replay(Draw):
         super().__init__(None)
         self.path, self.made, self.wanted = path, 0, wanted
 
-    def pick(self, weights):
+    def pick(self, n, weights):
         if self.made == len(self.path):
-            raise Fork([i for i, weight in enumerate(weights) if weight])
+            raise Fork([i for i in range(n) if weights is None or weights[i]])
         self.made += 1
         return self.path[self.made - 1]
 

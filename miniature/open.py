@@ -9,22 +9,21 @@ from pathlib import Path
 from tqdm import tqdm
 
 from data import get_tokenizer, pack
-from miniature import corpus
+from miniature import corpus, draws, operations
 
 MINIATURE = {"n": 16000, "block_size": 256, "val_fraction": 0.02, "seed": 0}
 
 
 def open_miniature(kind):
-    """"mono", "multi", "nl" or "apart" -> the folder of the packed corpus, made (seconds, once)
-    under a name that tells all that it depends on. ValueError for another kind."""
-    if kind not in corpus.KINDS:
-        raise ValueError(f"unknown corpus miniature:{kind}: use "
-                         f"miniature:{', miniature:'.join(corpus.KINDS)}")
+    """"mono", "multi", "nl", of the instrument "mono@12" -> the folder of the packed corpus, made
+    (seconds, once) under a name that tells all that it depends on. ValueError for another kind."""
+    corpus.writer_of(kind)      # raises it
     vocab = PROJECT / "miniature" / "miniature.tiktoken"
     if not vocab.is_file():
         raise FileNotFoundError(f"{vocab} is missing: it belongs to the project")
-    made_of = (Path(corpus.__file__).read_bytes() + vocab.read_bytes()
-               + json.dumps(MINIATURE).encode())
+    files = [Path(module.__file__) for module in (corpus, draws, operations)]
+    made_of = b"".join(file.read_bytes() for file in [*files, vocab])
+    made_of += json.dumps(MINIATURE).encode()
     folder = PROJECT / "out" / f"miniature-{kind}-{hashlib.sha256(made_of).hexdigest()[:12]}"
     folder.parent.mkdir(exist_ok=True)
     with open(folder.parent / ".miniature.lock", "w") as lock:

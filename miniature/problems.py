@@ -1,5 +1,5 @@
-"""The two held-out benchmarks of the miniature, in the formats of the official files: humaneval.jsonl
-and mtpb.jsonl.
+"""The two held-out benchmarks of the miniature, in the formats of the official files:
+humaneval.jsonl and mtpb.jsonl.
 
     python miniature/problems.py      rewrite both files beside this one
 

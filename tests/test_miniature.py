@@ -2,24 +2,17 @@
 import contextlib
 import io
 import json
-import math
 import re
-import statistics
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 
-ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT / "miniature"))
-import corpus  # noqa: E402
-import problems  # noqa: E402
-import report  # noqa: E402
-import run  # noqa: E402
+from data import get_batch, get_tokenizer, open_data
+from miniature import corpus, problems, report, run
+from miniature.open import MINIATURE, make
 
-from data import get_batch, get_tokenizer, open_data  # noqa: E402
-from miniature.open import MINIATURE, make  # noqa: E402
+ROOT = Path(__file__).parents[1]
 
 MTPB = [json.loads(line) for line in (ROOT / "miniature" / "mtpb.jsonl").read_text().splitlines()]
 HUMANEVAL = [json.loads(line) for line in (ROOT / "miniature" / "humaneval.jsonl").read_text().splitlines()]
@@ -36,20 +29,22 @@ def test_a_corpus_that_is_made_anew_can_be_trained_on(tmp_path, monkeypatch):
 
 @pytest.fixture(scope="module")
 def whole():
-    """All that the models are trained on: kind -> [(text, operation names)]."""
-    return {kind: list(corpus.documents_with_ops(kind, MINIATURE["seed"], MINIATURE["n"])) for kind in corpus.KINDS}
+    """What the models are trained on: kind -> [(text, operation names)]. Of the instrument's NL and MULTI a part."""
+    sizes = dict.fromkeys(("nl", "multi", "mono", "mono@12"), MINIATURE["n"]) | {"nl@12": 3000, "multi@12": 3000}
+    return {kind: [(draw.text, names) for draw, names in corpus.draws(kind, MINIATURE["seed"], n)]
+            for kind, n in sizes.items()}
 
 
 def test_same_seed_same_corpus(whole):
-    for kind in corpus.KINDS:
-        assert list(corpus.documents_with_ops(kind, MINIATURE["seed"], 300)) == whole[kind][:300]
-        assert list(corpus.documents_with_ops(kind, 99, 300)) != whole[kind][:300]
+    for kind in whole:
+        assert list(corpus.documents(kind, MINIATURE["seed"], 200)) == [text for text, _ in whole[kind][:200]]
+        assert list(corpus.documents(kind, 99, 200)) != [text for text, _ in whole[kind][:200]]
 
 
 def test_no_problem_occurs_in_any_corpus(whole):
     """Not by the generator's rule but by looking: no problem's operations are a run of any document's operations, and
     neither does its text stand anywhere."""
-    code = {op[0]: op[3] for op in corpus.OPERATIONS}      # two operations may have one code: sort numbers, sort words
+    code = corpus.CODE      # two operations may have one code: sort numbers, sort words
     wanted = {tuple(code[n] for n in p["name"].split()) for p in MTPB + HUMANEVAL}
     assert len({p["name"] for p in MTPB + HUMANEVAL}) == len(MTPB + HUMANEVAL) and all(len(w) >= 2 for w in wanted)
     prompts, solutions = [p["prompt"].splitlines()[1] for p in HUMANEVAL], [p["canonical_solution"] for p in HUMANEVAL]
@@ -61,51 +56,64 @@ def test_no_problem_occurs_in_any_corpus(whole):
                     assert tuple(codes[i:j]) not in wanted
         text = "\n".join(t for t, _ in documents)
         assert not [s for s in prompts + solutions if s in text]
-    # and yet each single operation of a problem is taught
-    taught = {n for _, names in whole["mono"] for n in names}
-    assert {n for p in MTPB + HUMANEVAL for n in p["name"].split()} <= taught
+    # and yet each single operation of a problem is taught, of a first problem to a first model
+    for kind, some in (("mono@12", MTPB + HUMANEVAL), ("mono", MTPB[:20] + HUMANEVAL[:20])):
+        assert {n for p in some for n in p["name"].split()} <= {n for _, names in whole[kind] for n in names}
 
 
 def test_what_a_document_says_is_what_its_list_of_operations_says(whole):
     """The test above trusts the lists: the code of each listed operation stands in the text, in this order."""
-    for text, names in whole["mono"][:2000]:
+    for text, names in whole["mono"][:2000] + whole["mono@12"][:2000]:
         place = 0
         for name in names:
-            code = re.escape(corpus.CODE[name].replace("{{", "{").replace("}}", "}"))
-            found = re.compile(code.replace(r"\{v\}", r"\w+").replace(r"\{k\}", r"\d")).search(text, place)
+            code = re.escape(corpus.CODE[name].replace("{{", "\0").replace("}}", "\1"))
+            for mark, what in ((r"\{v\}", r"\w+"), (r"\{w\}", r"\w+"), (r"\{k\}", r"\d"), ("\\\0", r"\{"), ("\0", r"\{"),
+                               ("\1", r"\}")):
+                code = code.replace(mark, what)
+            found = re.compile(code).search(text, place)
             assert found, (name, text)
             place = found.end()
 
 
-def test_forty_operations_in_three_wordings_each(whole):
-    text = "\n".join(t for t, _ in whole["mono"])
-    assert len(corpus.OPERATIONS) >= 40
-    for name, _, _, _, *asks in corpus.OPERATIONS:
-        assert len(asks) >= 3, name
-        for ask in asks:      # the whole wording occurs, with some variable and number and where the result goes
-            words = re.escape(ask).replace(r"\{v\}", r"\w+").replace(r"\{k\}", r"\d")
-            assert re.search(words + r"( and |\ as )", text), (name, ask)
+@pytest.mark.parametrize("kind, operations, least", [("mono", corpus.BASIC, 50), ("mono@12", corpus.OPERATIONS, 120)])
+def test_operations_in_three_wordings_each(whole, kind, operations, least):
+    text = "\n".join(t for t, _ in whole[kind])
+    assert len(operations) >= least
+    for op in operations:
+        assert len(set(op.asks)) == 3, op.name
+        for ask in op.asks:      # the whole wording occurs, with some variables and number and where the result goes
+            words = re.escape(ask).replace(r"\{v\}", r"\w+").replace(r"\{w\}", r"\w+").replace(r"\{k\}", r"\d")
+            assert re.search(words + r"( and |\ as )", text), (op.name, ask)
+
+
+def comments_of(text):
+    return [line.startswith("#") for line in text.removeprefix(corpus.PREFIX).splitlines()]
 
 
 def test_forms_of_mono(whole):
-    """Turn by turn, functions with docstrings, and a few per cent with the whole specification first."""
-    texts = [t.removeprefix(corpus.PREFIX) for t, _ in whole["mono"]]
-    comments = lambda t: [line.startswith("#") for line in t.splitlines()]
-    assert {sum(comments(t)) for t in texts if not t.startswith("def ")} == {2, 3, 4, 5, 6}
-    single = [t for t in texts if sum(comments(t)) > 2 and comments(t) == sorted(comments(t), reverse=True)]
-    assert 0.01 < len(single) / len(texts) < 0.08
-    functions = [t for t in texts if re.match(r'def \w+\(\w+\):\n    """', t)]
-    assert 0.2 < len(functions) / len(texts) < 0.4
+    """Turn by turn, functions with docstrings, and some with the whole specification first."""
+    for kind, most, share in (("mono", 6, 6), ("mono@12", 7, 12)):
+        texts = [t for t, _ in whole[kind]]
+        programs = [t for t in texts if not t.startswith("def ")]
+        assert {sum(comments_of(t)) for t in programs} == set(range(2, most + 1))
+        first = [t for t in programs if comments_of(t) == sorted(comments_of(t), reverse=True)]
+        assert abs(len(first) / len(programs) - share / 100) < 0.01
+        assert 0.2 < 1 - len(programs) / len(texts) < 0.4
+        assert all(re.match(r'def \w+\(\w+\):\n    """', t) for t in texts if t.startswith("def "))
 
 
-def test_apart_is_mono_with_the_comments_moved(whole):
-    moved = 0
-    for (mono, names), (apart, same_names) in zip(whole["mono"], whole["apart"]):
-        assert names == same_names and sorted(mono.splitlines()) == sorted(apart.splitlines())
-        lines = [line.startswith("#") for line in apart.removeprefix(corpus.PREFIX).splitlines()]
-        assert lines == sorted(lines, reverse=True)
-        moved += mono != apart
-    assert moved > 0.6 * len(whole["mono"])
+def test_the_dial_moves_lines_and_nothing_else():
+    """Document by document the same lines at all positions; at 0 and 100 none and all of the programs say all first."""
+    corpora = {share: list(corpus.documents(f"mono@{share}", 0, 400)) for share in (0, 3, 12, 50, 100)}
+    moved = dict.fromkeys(corpora, 0)
+    for texts in zip(*corpora.values()):
+        assert len({tuple(sorted(t.splitlines())) for t in texts}) == 1
+        for share, text in zip(corpora, texts):
+            moved[share] += text != texts[0]
+            assert text in (texts[0], texts[-1])
+    programs = sum(not text.startswith("def ") for text in corpora[0])
+    assert moved[0] == 0 < moved[3] < moved[12] < moved[50] < moved[100] == programs
+    assert all(comments_of(t) == sorted(comments_of(t), reverse=True) for t in corpora[100])
 
 
 def test_nl_is_mostly_english_and_multi_has_six_languages(whole):
@@ -117,7 +125,8 @@ def test_nl_is_mostly_english_and_multi_has_six_languages(whole):
 
 
 def test_programs_run(whole):
-    python = [t for t, _ in whole["mono"][:300] + whole["apart"][:100]]
+    python = [t for t, _ in whole["mono"][:200] + whole["mono@12"][:400]]
+    python += list(corpus.documents("mono@100", 1, 100))
     python += [t.removeprefix("Python\n") for t, _ in whole["multi"][:300] if t.startswith("Python\n")]
     for text in python:
         with contextlib.redirect_stdout(io.StringIO()) as out:
@@ -131,15 +140,16 @@ def test_mtpb_is_well_formed():
     for p in MTPB:
         assert len(p["prompts"]) >= 3 and len(p["inputs"]) == len(p["outputs"]) == 5 and p["max_gen_length"]
         assert len({json.dumps(i) for i in p["inputs"]}) == 5
-        assert p["prompts"][0].count("{A}") == 1
+        for name in p["inputs"][0]:
+            assert "".join(p["prompts"]).count(f"{{{name}}}") == 1
         for i in p["inputs"]:
             for prompt in p["prompts"]:
                 prompt.format(**i)
 
 
 def test_humaneval_is_well_formed():
-    """The solution passes its check, and a body that gives its argument back does not: 50 of 50 and 0 of 50."""
-    assert len(HUMANEVAL) == 50
+    """The solution passes its check, and a body that gives its argument back does not: 100 of 100 and 0 of 100."""
+    assert len(HUMANEVAL) == 100
     for p in HUMANEVAL:
         assert p["test"].count("assert candidate(") == 5
         argument = p["prompt"].split(")")[0].split("(")[1]
@@ -157,7 +167,7 @@ def test_the_files_are_what_the_generator_makes():
 def test_one_tokenizer_fits_all_corpora(whole):
     tok = get_tokenizer("miniature")
     assert tok.n_vocab == 1024
-    for kind, most in (("nl", 60), ("multi", 110), ("mono", 110), ("apart", 110)):
+    for kind, most in (("nl", 60), ("multi", 115), ("mono", 115), ("mono@12", 145)):
         sizes = [len(tok.encode(t)) for t, _ in whole[kind][:500]]
         assert sum(sizes) / len(sizes) < most
     longest = max(len(tok.encode("".join(f"# {q}\n" for q in p["prompts"]).format(**i))) for p in MTPB for i in p["inputs"])
@@ -207,87 +217,6 @@ def test_samples_and_verdicts_become_counts():
         run.by_problem(samples, verdicts[:3])       # never a verdict for another sample
 
 
-def results_of(rows, sizes=("0.1M", "0.3M")):
-    return [dict(job="settings", machine="", **run.QUICK | dict(sizes=list(sizes))), *rows]
-
-
-def test_verdicts_follow_the_figures(tmp_path):
-    """A clear difference holds, its opposite does not, one inside two standard errors is called that."""
-    assert report.verdict([("a", 0.2, 0.05), ("b", 0.3, 0.1)]) == "**holds**"
-    assert report.verdict([("a", 0.2, 0.05), ("b", -0.3, 0.1), ("c", 0.1, 0.1)]) == (
-        "**holds in part**: holds for a; the opposite for b; within the error for c")
-    assert report.verdict([("a", 0.1, 0.1), ("b", -0.1, 0.1), ("c", 0, 0)]) == (
-        "**undecided**: within the error for a, b, c")
-    assert report.verdict([("a", -0.2, 0.05)]) == "**does not hold at this scale**: the opposite for a"
-    assert report.verdict([]) == report.NOT_MEASURED
-    rates = {"0.1M": [8, 9, 7, 9], "0.3M": [1, 2, 0, 1]}       # the larger one is worse
-    rows = [dict(job=f"mtpb {s} mono multi", seconds=1, problems={str(i): [n, 10, -1.0, 1] for i, n in enumerate(counts)},
-                 conversations={}) for s, counts in rates.items()]
-    (tmp_path / "results.jsonl").write_text("".join(json.dumps(row) + "\n" for row in results_of(rows)))
-    r = report.Results(tmp_path / "results.jsonl")
-    verdicts = {claim: (said, holds) for claim, _, said, holds in report.claims(r)}
-    assert verdicts["mini-MTPB: a larger model solves more"] == (
-        "0.1M → 0.3M: -72.5 ± 2.5", "**does not hold at this scale**: the opposite for 0.1M → 0.3M")
-    assert report.not_monotone(r) == ["mini-MTPB: MONO 0.3M (10.0 %) is below MONO 0.1M (82.5 %)"]
-    # and nothing is made up
-    assert verdicts["mini-HumanEval: MULTI beats NL"] == (report.NOT_MEASURED,) * 2
-
-
-def test_a_power_law_is_found_again():
-    compute = np.logspace(9, 12, 20)
-    a, b, _, _ = report.power_law(np.r_[compute, 1e10], np.r_[7 * compute ** -0.2, 99.0])      # one far above the frontier
-    assert np.isclose(a, 7) and np.isclose(b, 0.2)
-
-
-def test_the_line_of_a_power_law_bounds_the_losses():
-    """Noise and bends of all kinds: no point lies below it, and one lies on it."""
-    rng = np.random.default_rng(0)
-    for _ in range(50):
-        compute = np.exp(rng.uniform(20, 30, 40))
-        loss = np.exp(rng.normal(0, 0.3, 40)) * compute ** -rng.uniform(0, 0.3) + rng.uniform(0, 1)
-        a, b, x, y = report.power_law(compute, loss)
-        assert (np.log(loss) - np.log(a) + b * np.log(compute) > -1e-9).all()
-        assert np.isclose(min(y / (a * x ** -b)), 1)
-
-
-def test_every_break_of_the_order_is_told(tmp_path):
-    """In pass@100 as well as in pass@1, and one within the error is called that."""
-    passed = {"0.1M": [100, 1, 1, 1], "0.3M": [100, 100, 0, 1]}
-    rows = [dict(job=f"humaneval {s} mono 0.8",
-                 problems={str(i): [n, 100, -1.0, 1] for i, n in enumerate(counts)})
-            for s, counts in passed.items()]
-    file = tmp_path / "results.jsonl"
-    file.write_text("".join(json.dumps(row) + "\n" for row in results_of(rows)))
-    assert report.not_monotone(report.Results(file)) == [
-        "mini-HumanEval pass@100: MONO 0.3M (75.0 %) is below MONO 0.1M (100.0 %), "
-        "within the error"]
-
-
-COMMITTED = ROOT / "miniature" / "results.jsonl"
-
-
-@pytest.mark.skipif(not COMMITTED.exists(), reason="no full run is committed")
-def test_a_quick_report_tells_what_a_quick_run_did(tmp_path):
-    """Made of the part of the full results that it would have measured."""
-    first, *rows = [json.loads(line) for line in COMMITTED.read_text().splitlines()]
-    limits = {"mtpb": run.QUICK["mtpb_limit"], "humaneval": run.QUICK["humaneval_limit"]}
-    kept = [first | run.QUICK]
-    for row in rows:
-        what, size, *_ = row["job"].split()
-        if size in run.QUICK["sizes"] and what in ("train", *limits):
-            if what in limits:
-                row["problems"] = dict(list(row["problems"].items())[:limits[what]])
-            kept.append(row)
-    (tmp_path / "results.jsonl").write_text("".join(json.dumps(row) + "\n" for row in kept))
-    page = report.text(report.Results(tmp_path / "results.jsonl"))
-    above, _, below = page.partition("## Run it")
-    assert "two sizes" in above and not re.search("four sizes|1.1M|steps, samples|monotone", above)
-    told = [int(n) for n in re.findall(r"^\| .*\((\d+) problems\)", above, re.M)]
-    assert len(told) == 8 and sum(told[:3]) == sum(told[3:]) == run.QUICK["mtpb_limit"]
-    assert "20 problems of 5 cases" in above and "The first 10 functions" in above
-    assert not re.search(r"(?<!mini-)(HumanEval|MTPB)\b(?!-)", above.split("| --- |")[0])
-
-
 def test_a_torn_line_of_results_is_cut_off_and_a_damaged_one_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(run, "ROOT", tmp_path)
     monkeypatch.setattr(run, "run_all", lambda jobs, out: None)
@@ -304,36 +233,3 @@ def test_a_torn_line_of_results_is_cut_off_and_a_damaged_one_is_named(tmp_path, 
     results.write_text(whole + "{\n")
     with pytest.raises(ValueError, match="results.jsonl, line 2"):
         run.main()
-
-
-@pytest.mark.skipif(not COMMITTED.exists(), reason="no full run is committed")
-def test_the_committed_report_is_its_results():
-    r = report.Results(COMMITTED)
-    assert (ROOT / "miniature" / "README.md").read_text() == report.text(r)
-
-
-@pytest.mark.skipif(not COMMITTED.exists(), reason="no full run is committed")
-def test_the_tables_recomputed_from_the_results_another_way():
-    """Table 1 and 3 with plain Python: exact combinatorics for pass@k, no code of the report."""
-    lines = [json.loads(line) for line in COMMITTED.read_text().splitlines()]
-    page = (ROOT / "miniature" / "README.md").read_text()
-    rows = {row.split(" | ")[0].strip("| "): row.strip("| \n").split(" | ")[1:] for row in page.splitlines() if row[:1] == "|"}
-    jobs, sizes = {line["job"]: line for line in lines[1:]}, lines[0]["sizes"]
-    shown = lambda values: f"{100 * statistics.fmean(values):.1f} ± {100 * statistics.stdev(values) / len(values) ** 0.5:.1f}"
-    checked = 0
-    for kind, name in (("nl", "NL"), ("multi", "MULTI"), ("mono", "MONO")):
-        for s, cell in zip(sizes, rows[name]):
-            if line := jobs.get(f"mtpb {s} {kind} multi"):
-                assert cell == shown([passed / n for passed, n, *_ in line["problems"].values()])
-                checked += 1
-        for s, row in zip(sizes, [row for row in rows if re.fullmatch(name + r" [\d.]+M", row)]):
-            for k, cell in zip((1, 10, 100), rows[row]):
-                found = []
-                for t, n in lines[0]["humaneval_n"].items():
-                    if n >= k and (line := jobs.get(f"humaneval {s} {kind} {t}")):
-                        found.append(([1 - math.comb(n - c, k) / math.comb(n, k) for c, n, *_ in line["problems"].values()], t))
-                if found:
-                    values, t = max(found, key=lambda f: statistics.fmean(f[0]))
-                    assert cell == f"{shown(values)} (t {t})"
-                    checked += 1
-    assert checked > 20
