@@ -1,4 +1,4 @@
-"""The pictures of the report. Transparent, in mid-tones: they are read on light pages and on dark."""
+"""The pictures of the report. Transparent, in mid-tones: read on light pages and on dark."""
 import matplotlib
 
 matplotlib.use("Agg")
@@ -104,7 +104,8 @@ def loss(r, file):
     if (found := beyond(r)) is not None:
         N, losses = found
         reach = np.geomspace(N[0] / 1.3, N[-1] * 3, 50)
-        for E, color, style, name in ((0.0, BLUE, "-", "E given"), (None, ORANGE, "--", "E fitted")):
+        for E, color, style, name in ((0.0, BLUE, "-", "E given"),
+                                      (None, ORANGE, "--", "E fitted")):
             if len(N) > (2 if E == 0.0 else 3):
                 law = fit_law(N[:-1], losses.mean(0)[:-1], E)
                 axes[0].plot(reach, law["at"](reach), style, color=color,

@@ -43,7 +43,7 @@ PAPER_MTPB = (16.98, 38.72, 43.52, 47.34)
 
 
 class Results:
-    """results.jsonl, opened. What was measured comes as {seed: (problems,)}, {} where it was not."""
+    """results.jsonl, opened. What was measured comes as {seed: (problems,)}; {}: it was not."""
 
     def __init__(self, path):
         lines = [line for _, line in read_lines(path)]
@@ -416,8 +416,8 @@ def text(r):
     problems = lambda what: len(next((line["problems"] for job, line in r.jobs.items()
                                       if job.startswith(what + " ")), []))
     broken, missing = "; ".join(not_monotone(r)), ", ".join(not_measured(r))
-    order = ("The order of sizes and of corpora, in mini-HumanEval's pass@1 and in mini-MTPB's pass "
-             "rate, is broken " + (f"here: {broken}." if broken else "nowhere."))
+    order = ("The order of sizes and of corpora, in mini-HumanEval's pass@1 and in mini-MTPB's "
+             "pass rate, is broken " + (f"here: {broken}." if broken else "nowhere."))
     quick = (f"> **A quick run** (`--quick`): {count(len(r.sizes), 'size')} and fewer seeds, "
              "problems and samples. It shows that all works; the figures to read are those of the "
              "full run.\n\n") if s["quick"] else ""
@@ -476,8 +476,8 @@ combinations of operations that no corpus contains. Their figures compare only w
 {models_table(r)}
 
 Loss on blocks of held-out documents of the same corpus, in nats a token, the mean of the seeds. NL
-comes first, then MULTI from NL's weights, then MONO from MULTI's; {s["share"]} % of the programs say
-everything first. `python miniature/corpus.py --kind {r.kind("nl")}` (or multi, mono) shows
+comes first, then MULTI from NL's weights, then MONO from MULTI's; {s["share"]} % of the programs
+say everything first. `python miniature/corpus.py --kind {r.kind("nl")}` (or multi, mono) shows
 documents. All jobs together took {minutes:.0f} minutes of CPU time ({s["machine"]}); where a job
 was interrupted, what came before is not counted.
 

@@ -1,10 +1,14 @@
-"""The paper in miniature: train a family of models, sample and score both benchmarks, write the report.
+"""The paper in miniature: train a family of models, sample and score both benchmarks, write the
+report.
 
-    python miniature/run.py             four sizes, three seeds; work in out-miniature/, report in miniature/
-    python miniature/run.py --quick     two sizes, two seeds, fewer problems; work and report in out-quick/
+    python miniature/run.py             four sizes, three seeds; work in out-miniature/, report in
+                                        miniature/
+    python miniature/run.py --quick     two sizes, two seeds, fewer problems; work and report in
+                                        out-quick/
 
-Each job is one of the project's own commands in a process of its own, on a core of its own: models this small gain nothing
-from a second one. A finished job is a line of results.jsonl, so the same command goes on where an interrupted one was.
+Each job is one of the project's own commands in a process of its own, on a core of its own: models
+this small gain nothing from a second one. A finished job is a line of results.jsonl, so the same
+command goes on where an interrupted one was.
 """
 import argparse
 import json
@@ -28,88 +32,110 @@ from harness.cli import CORES, cli, one_line_errors, signals_end_once  # noqa: E
 from harness.files import read_lines, replace_file  # noqa: E402
 
 PARENT = {"nl": None, "multi": "nl", "mono": "multi"}   # whose weights each corpus starts from
-TOKENS = 2048               # a step: half of train.py's default, so that few tokens still make enough steps
+TOKENS = 2048       # a step: half of train.py's default, so that few tokens still make enough steps
 
-# A run is repeated with other seeds, which change its first weights, the order of its documents and its samples. sizes x
-# corpora at the position `share` of the corpus's dial; the whole dial at one size; fewer steps of mono, once, for the law in
-# the data. Of MTPB samples a case and problems; of HumanEval samples a problem at each temperature and problems, and the
-# temperatures that all seeds and corpora have; documents to measure the loss beyond the entropy on.
-FULL = dict(sizes=["0.1M", "0.3M", "toy", "3M"], seeds=[0, 1, 2], share=12, dial=[0, 3, 12, 50, 100], dial_size="toy",
-            steps=dict(nl=150, multi=300, mono=900), short=[225, 450], mtpb_n=1, mtpb_limit=100,
-            humaneval_n={"0.2": 5, "0.8": 100}, humaneval_all=["0.2"], humaneval_limit=100, documents=400, quick=False)
-QUICK = FULL | dict(sizes=["0.1M", "0.3M"], seeds=[0, 1], dial=[0, 12, 100], dial_size="0.3M", short=[450], mtpb_limit=30,
-                    humaneval_n={"0.2": 5, "0.8": 100}, humaneval_limit=20, documents=100, quick=True)
+# A run is repeated with other seeds, which change its first weights, the order of its documents and
+# its samples. Trained are:
+#     sizes x nl, multi, mono, at the position `share` of the corpus's dial (corpus.py)
+#     the whole dial of mono, at one size
+#     fewer steps of mono, for the first seed and all sizes but the last, for the law in the data
+# Measured: MTPB with so many samples a case and problems; HumanEval with samples a problem at each
+# temperature, those of humaneval_all for all corpora and seeds, the others for mono and the first
+# seed; the loss beyond the entropy on so many documents.
+FULL = dict(
+    sizes=["0.1M", "0.3M", "toy", "3M"], seeds=[0, 1, 2], share=12, dial=[0, 3, 12, 50, 100],
+    dial_size="toy", steps=dict(nl=150, multi=300, mono=900), short=[225, 450], mtpb_n=1,
+    mtpb_limit=100, humaneval_n={"0.2": 5, "0.8": 100}, humaneval_all=["0.2"], humaneval_limit=100,
+    documents=400, quick=False)
+QUICK = FULL | dict(
+    sizes=["0.1M", "0.3M"], seeds=[0, 1], dial=[0, 12, 100], dial_size="0.3M", short=[450],
+    mtpb_limit=30, humaneval_limit=20, documents=100, quick=True)
 
-# What a job costs, roughly, in seconds of one quiet core: for the order, the time left, and `cost_of`.
+# What a job costs, roughly, in seconds of one quiet core: for the order and the time left.
 STEP = {"0.1M": 0.03, "0.3M": 0.07, "toy": 0.21, "3M": 0.48}
-Job = namedtuple("Job", "name cost needs commands collect")     # collect: () -> what is kept of the job's results
+Job = namedtuple("Job", "name cost needs commands collect")     # collect() -> what of it is kept
 
 
-# ----------------------------------------------------- the jobs ------------------------------------------------
+# ------------------------------------------------- the jobs --------------------------------------
 
 def python(script, *args):
     return [sys.executable, str(ROOT / script), *map(str, args)]
 
 
-def train_job(size, kind, seed, plan, out, steps=0):
-    """steps: where they are not those of the plan, which then stand in the names."""
-    name = kind.partition("@")[0]
-    parent = PARENT[name] and f"{PARENT[name]}@{plan['share']}"
-    folder = out / "-".join([size, kind, f"s{seed}", *([str(steps)] if steps else [])])
-    start = out / f"{size}-{parent}-s{seed}" if parent else "scratch"
-    steps_ = steps or plan["steps"][name]
-    command = lambda: python(
-        "train.py", "--model", size, "--data", f"miniature:{kind}", "--out_dir", folder, "--steps", steps_,
-        "--init_from", "resume" if list(folder.glob("step_????????")) else start, "--batch_size", TOKENS // 256,
-        "--warmup_steps", 30, "--eval_every", 50, "--save_every", 150, "--keep", 1, "--no-benchmark", "--seed", seed)
-
-    def collect():
-        rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-        newest = max(folder.glob("step_????????"), key=lambda p: p.name)
-        return dict(model=json.loads((newest / "config.json").read_text())["model"], tokens_per_step=TOKENS,
-                    curve=[[r["step"], round(r["loss"], 4), round(r["val_loss"], 4)] for r in rows if "val_loss" in r])
-
-    return Job(name_of("train", size, kind, seed, steps), 5 + steps_ * STEP[size],
-               [name_of("train", size, parent, seed)] if parent else [], [command], collect)
+# A model: its size, its corpus, its seed, and its steps where they are not those of the plan.
+Model = namedtuple("Model", "size kind seed steps", defaults=[0])
 
 
-def name_of(what, size, kind, seed, steps=0, how=()):
+def name_of(what, model, how=""):
     """"mtpb toy mono@12 s0 multi": what the report looks for."""
-    return " ".join([what, size, kind, f"s{seed}", *how, *([f"{steps} steps"] if steps else [])])
+    more = [how] * bool(how) + [f"{model.steps} steps"] * bool(model.steps)
+    return " ".join([what, model.size, model.kind, f"s{model.seed}", *more])
 
 
-def loss_job(size, kind, seed, plan, out, steps=0):
-    """The loss on whole documents beside the entropy of the corpus (entropy.py)."""
-    folder = out / "-".join([size, kind, f"s{seed}", *([str(steps)] if steps else [])])
-    name = name_of("loss", size, kind, seed, steps)
-    command = lambda: python("miniature/entropy.py", "--kind", kind, "--ckpt", folder, "--n", plan["documents"])
+def folder_of(model, out):
+    return out / name_of("", model).strip().replace(" ", "-")
+
+
+def train_job(model, plan, out):
+    name = model.kind.partition("@")[0]
+    parent = PARENT[name] and model._replace(kind=f"{PARENT[name]}@{plan['share']}", steps=0)
+    folder, start = folder_of(model, out), folder_of(parent, out) if parent else "scratch"
+    steps = model.steps or plan["steps"][name]
+    command = lambda: python(
+        "train.py", "--model", model.size, "--data", f"miniature:{model.kind}", "--out_dir", folder,
+        "--init_from", "resume" if list(folder.glob("step_????????")) else start,
+        "--steps", steps, "--batch_size", TOKENS // 256, "--warmup_steps", 30, "--eval_every", 50,
+        "--save_every", 150, "--keep", 1, "--no-benchmark", "--seed", model.seed)
 
     def collect():
-        lines = (out / f"{name.replace(' ', '-')}.log").read_text().splitlines()
+        rows = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
+        newest = max(folder.glob("step_????????"), key=lambda p: p.name)
+        return dict(model=json.loads((newest / "config.json").read_text())["model"],
+                    tokens_per_step=TOKENS,
+                    curve=[[r["step"], round(r["loss"], 4), round(r["val_loss"], 4)]
+                           for r in rows if "val_loss" in r])
+
+    return Job(name_of("train", model), 5 + steps * STEP[model.size],
+               [name_of("train", parent)] if parent else [], [command], collect)
+
+
+def loss_job(model, plan, out):
+    """The loss on whole documents beside the entropy of the corpus (entropy.py)."""
+    name = name_of("loss", model)
+    command = lambda: python("miniature/entropy.py", "--kind", model.kind, "--n", plan["documents"],
+                             "--ckpt", folder_of(model, out))
+
+    def collect():
+        lines = log_of(name, out).read_text().splitlines()
         return dict(rate=json.loads([line for line in lines if line.startswith("{")][-1]))
 
-    return Job(name, 8 + 0.1 * STEP[size] * plan["documents"], [name_of("train", size, kind, seed, steps)], [command], collect)
+    return Job(name, 8 + 0.1 * STEP[model.size] * plan["documents"], [name_of("train", model)],
+               [command], collect)
 
 
-def sample_job(what, how, size, kind, seed, out, cost, problems, *flags):
-    """generate, then score: samples lie in a file of the out folder, what comes out of them goes into the results."""
-    name, script = name_of(what, size, kind, seed, how=[how]), f"{what}.py"
+def sample_job(what, how, model, out, cost, *flags):
+    """generate, then score: samples lie in a file of the out folder, what comes out of them goes
+    into the results."""
+    name, script, problems = name_of(what, model, how), f"{what}.py", HERE / f"{what}.jsonl"
     file = out / f"{name.replace(' ', '-')}.jsonl"
-    generate = lambda: python(script, "generate", "--ckpt", out / f"{size}-{kind}-s{seed}", "--out", file, "--problems",
-                              problems, "--top_p", 0.95, "--batch_size", 100, "--seed", seed, *flags)
+    generate = lambda: python(
+        script, "generate", "--ckpt", folder_of(model, out), "--out", file, "--problems", problems,
+        "--top_p", 0.95, "--batch_size", 100, "--seed", model.seed, *flags)
     score = lambda: python(script, "score", file, "--problems", problems)
 
     def collect():
-        samples = [json.loads(line) for line in file.read_text().splitlines()]
-        verdicts = [json.loads(line) for line in file.with_name(file.stem + "_results.jsonl").read_text().splitlines()]
+        results = file.with_name(file.stem + "_results.jsonl")
+        samples, verdicts = [[json.loads(line) for line in f.read_text().splitlines()]
+                             for f in (file, results)]
         more = dict(conversations=conversations(samples, verdicts)) if what == "mtpb" else {}
         return dict(problems=by_problem(samples, verdicts)) | more
 
-    return Job(name, cost, [name_of("train", size, kind, seed)], [generate, score], collect)
+    return Job(name, cost, [name_of("train", model)], [generate, score], collect)
 
 
 def by_problem(samples, verdicts):
-    """{id: [programs that pass, programs, sum of log p of its prompts, tokens of them]}, over cases and samples."""
+    """{id: [programs that pass, programs, sum of log p of its prompts, tokens of them]}, over cases
+    and samples."""
     problems = {}
     for s, v in zip(samples, verdicts, strict=True):
         p = problems.setdefault(s.get("task_id", s.get("id")), [0, 0, 0.0, 0])
@@ -122,55 +148,55 @@ def by_problem(samples, verdicts):
 
 
 def conversations(samples, verdicts):
-    """Three to read: the first that is right, the first with a wrong value, the first that failed otherwise."""
-    found = {}
+    """Three to read: the first that is right, the first with a wrong value, the first that failed
+    otherwise."""
+    found, kinds = {}, {"passed": "right", "failed: wrong value": "wrong value"}
     for s, v in zip(samples, verdicts):
-        kind = "right" if v["passed"] else "wrong value" if v["result"] == "failed: wrong value" else "error"
-        found.setdefault(kind, dict(program=s["completions"], expected=s["gold_output"], printed=v["printed"],
-                                    result=v["result"], id=s["id"]))
+        found.setdefault(kinds.get(v["result"], "error"), dict(
+            program=s["completions"], expected=s["gold_output"], printed=v["printed"],
+            result=v["result"], id=s["id"]))
     return found
-
-
-def kinds_of(plan, size):
-    """The corpora that a size is trained on, in the order of training."""
-    shares = plan["dial"] if size == plan["dial_size"] else [plan["share"]]
-    return [f"nl@{plan['share']}", f"multi@{plan['share']}", *(f"mono@{share}" for share in shares)]
 
 
 def all_jobs(plan, out):
     """Every job of a plan; where several could start, the one that stands first does."""
-    jobs, later = [], []
-    for size in reversed(plan["sizes"]):            # the largest size is the longest chain: it must never wait
-        for seed in plan["seeds"]:
-            for kind in kinds_of(plan, size):
-                jobs.append(train_job(size, kind, seed, plan, out))
-                later += measures(size, kind, seed, plan, out)
-    for size in plan["sizes"][:-1]:                 # the last size is what the law is to predict
+    jobs, later, share = [], [], plan["share"]
+    for size in reversed(plan["sizes"]):    # the largest is the longest chain: it must never wait
+        shares = plan["dial"] if size == plan["dial_size"] else [share]
+        kinds = [f"nl@{share}", f"multi@{share}", *(f"mono@{s}" for s in shares)]
+        for model in (Model(size, kind, seed) for seed in plan["seeds"] for kind in kinds):
+            jobs.append(train_job(model, plan, out))
+            later += measures(model, plan, out)
+    for size in plan["sizes"][:-1]:         # the last size is what the law is to predict
         for steps in plan["short"]:
-            for make in (train_job, loss_job):
-                later.append(make(size, f"mono@{plan['share']}", plan["seeds"][0], plan, out, steps))
+            model = Model(size, f"mono@{share}", plan["seeds"][0], steps)
+            later += [train_job(model, plan, out), loss_job(model, plan, out)]
     return jobs + later
 
 
-def measures(size, kind, seed, plan, out):
+def measures(model, plan, out):
     """The jobs that measure one model."""
-    mono, main = kind.startswith("mono"), kind.endswith(f"@{plan['share']}")
-    jobs = [loss_job(size, kind, seed, plan, out)] if mono else []
+    mono, step = model.kind.startswith("mono"), STEP[model.size]
+    jobs = [loss_job(model, plan, out)] if mono else []
     for mode in ("multi", "single") if mono else ("multi",):
-        cost = (15 + 40 * STEP[size]) * plan["mtpb_n"] * plan["mtpb_limit"] / 100
-        jobs.append(sample_job("mtpb", mode, size, kind, seed, out, cost, HERE / "mtpb.jsonl", "--limit", plan["mtpb_limit"],
+        cost = (15 + 40 * step) * plan["mtpb_n"] * plan["mtpb_limit"] / 100
+        jobs.append(sample_job("mtpb", mode, model, out, cost, "--limit", plan["mtpb_limit"],
                                "--mode", mode, "--n", plan["mtpb_n"], "--temperature", 0.2))
-    for temperature in temperatures(plan, seed, mono) if main else ():
+    for temperature in temperatures(model, plan):
         n = plan["humaneval_n"][temperature]
-        cost = 8 + (10 + 100 * STEP[size]) * n * plan["humaneval_limit"] / 5000
-        jobs.append(sample_job("humaneval", temperature, size, kind, seed, out, cost, HERE / "humaneval.jsonl", "--limit",
-                               plan["humaneval_limit"], "--n", n, "--temperature", temperature, "--max_new_tokens", 96))
+        cost = 8 + (10 + 100 * step) * n * plan["humaneval_limit"] / 5000
+        jobs.append(sample_job(
+            "humaneval", temperature, model, out, cost, "--limit", plan["humaneval_limit"],
+            "--n", n, "--temperature", temperature, "--max_new_tokens", 96))
     return jobs
 
 
-def temperatures(plan, seed, mono):
-    """Many samples a problem are for mono and the first seed."""
-    return plan["humaneval_n"] if mono and seed == plan["seeds"][0] else plan["humaneval_all"]
+def temperatures(model, plan):
+    """Of HumanEval: all for MONO with the first seed, none where only the dial was moved."""
+    if not model.kind.endswith(f"@{plan['share']}"):
+        return []
+    first = model.kind.startswith("mono") and model.seed == plan["seeds"][0]
+    return plan["humaneval_n"] if first else plan["humaneval_all"]
 
 
 def cost_of(plan):
@@ -178,31 +204,41 @@ def cost_of(plan):
     return sum(job.cost for job in all_jobs(plan, ROOT)) / 60 / 2
 
 
-# -------------------------------------------------- running them -----------------------------------------------
+def log_of(name, out):
+    return out / f"{name.replace(' ', '-')}.log"
+
+
+# ------------------------------------------------- running them ----------------------------------
 
 def run_job(job, out, running):
-    """Run a job's commands, their output in a log of their own -> its line of results. RuntimeError says which failed."""
-    log, begin, cpu = out / f"{job.name.replace(' ', '-')}.log", time.perf_counter(), 0.0
+    """Run a job's commands, their output in a log of their own -> its line of results. RuntimeError
+    says which failed."""
+    log, begin, cpu = log_of(job.name, out), time.perf_counter(), 0.0
     # Compiled programs are kept: the many samplers of one size compile once.
     env = os.environ | {"JAX_PLATFORMS": "cpu", "JAX_COMPILATION_CACHE_DIR": str(out / "compiled"),
                         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2"}
     for command in job.commands:
         with open(log, "ab") as file:
-            # A session of its own: Ctrl-C reaches it once, by way of run_all. A second signal would end it without saving.
-            process = running[job.name] = subprocess.Popen(command(), stdout=file, stderr=file, stdin=subprocess.DEVNULL,
-                                                           env=env, start_new_session=True)
+            # A session of its own: Ctrl-C reaches it once, by way of run_all. A second signal would
+            # end it without saving.
+            process = running[job.name] = subprocess.Popen(
+                command(), stdout=file, stderr=file, stdin=subprocess.DEVNULL, env=env,
+                start_new_session=True)
             _, status, usage = os.wait4(process.pid, 0)
         code = process.returncode = os.waitstatus_to_exitcode(status)
         cpu += usage.ru_utime + usage.ru_stime
         del running[job.name]
         if code:
-            raise RuntimeError(f"{job.name} failed (exit code {code}): see {log}. The same command goes on from here")
+            raise RuntimeError(f"{job.name} failed (exit code {code}): see {log}. The same command "
+                               "goes on from here")
     # The CPU's time as well as the clock's: it says what a quiet machine would need.
-    return dict(job=job.name, seconds=round(time.perf_counter() - begin), cpu_seconds=round(cpu), **job.collect())
+    return dict(job=job.name, seconds=round(time.perf_counter() - begin), cpu_seconds=round(cpu),
+                **job.collect())
 
 
 def run_all(jobs, out):
-    """Run what results.jsonl does not hold yet, on all cores, each job when what it needs is there."""
+    """Run what results.jsonl does not hold yet, on all cores, each job when what it needs is
+    there."""
     results = out / "results.jsonl"
     done = {line["job"] for _, line in read_lines(results)}
     todo = [job for job in jobs if job.name not in done]
@@ -211,13 +247,14 @@ def run_all(jobs, out):
         cores = sorted(os.sched_getaffinity(0))
     workers = len(cores)
 
-    def pin():          # on Linux the call is for this thread, and the processes that it starts inherit it
+    def pin():      # on Linux the call is for this thread, and the processes that it starts
         if hasattr(os, "sched_setaffinity"):
             os.sched_setaffinity(0, {cores.pop()})
 
     cost = {job.name: job.cost for job in jobs}
-    bar = tqdm(total=sum(cost.values()), initial=sum(cost[name] for name in done & set(cost)), dynamic_ncols=True,
-               bar_format="{percentage:3.0f} % |{bar}| {elapsed} gone, about {remaining} left · {postfix}")
+    form = "{percentage:3.0f} % |{bar}| {elapsed} gone, about {remaining} left · {postfix}"
+    bar = tqdm(total=sum(cost.values()), initial=sum(cost[name] for name in done & set(cost)),
+               dynamic_ncols=True, bar_format=form)
     with ThreadPoolExecutor(workers, initializer=pin) as pool:
         try:
             while todo or futures:
