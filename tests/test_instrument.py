@@ -65,10 +65,12 @@ def test_texts_are_drawn_as_often_as_they_weigh():
 @pytest.fixture
 def tiny(monkeypatch):
     """The real generator with so few words that all its documents can be written down -> its function."""
-    monkeypatch.setattr(corpus, "WORDS", ["cat", "dog"])
+    monkeypatch.setattr(corpus, "value", lambda draw, kind, level: draw.write(draw.choice(('"cat"', '"dog cat"'), (1, 2))))
     monkeypatch.setattr(corpus, "NAMES", dict(nums=["xs"], words=["tags"], text=["s"], int=["n"], dict=["d"]))
     monkeypatch.setattr(corpus, "STARTS", {"text": 1})
+    monkeypatch.setattr(corpus, "ASSIGN", {"text": ['Let "{o}" be the string {x}']})
     monkeypatch.setattr(corpus, "INTO", [' as "{o}"'])
+    monkeypatch.setattr(corpus, "PRINT", ['Print "{v}"', 'Show "{v}"'])
     some = [op._replace(asks=op.asks[:2]) for op in corpus.OPERATIONS if op.name in ("upper", "repeat_k", "spaced")]
     level = corpus.Level(tuple(some), (1, 2), (0, 1), (1,), 4, range(2), range(2, 4), 1)
     return lambda draw: corpus.mono(draw, level, share=30)
@@ -78,7 +80,7 @@ def test_all_documents_of_a_tiny_miniature_weigh_one_together(tiny):
     """The real generator, exhausted: probabilities add up to 1, each text has one way, and the mean of -log p of drawn
     documents is the entropy within its error."""
     ways = list(draws.derivations(tiny))
-    p = everything(tiny)
+    p = {text: math.exp(logp) for text, logp in ways}
     assert 1000 < len(p) == len(ways) and sum(p.values()) == pytest.approx(1)
     exact = -sum(q * math.log(q) for q in p.values())
     nats = [-draw.logp for draw in drawn(tiny, 3000)]
