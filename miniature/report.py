@@ -91,9 +91,9 @@ class Results:
     def humaneval(self, size, kind, k):
         """pass@k of each problem at the lowest temperature with so many samples."""
         for temperature, n in self.settings["humaneval_n"].items():
-            found = self.by_seed("humaneval", size, kind, temperature, lambda line: np.array(
-                [estimate_pass_at_k(n, c, k) for c, n, *_ in line["problems"].values()]))
-            if n >= k and found:
+            if n >= k and (found := self.by_seed(
+                    "humaneval", size, kind, temperature, lambda line: np.array(
+                        [estimate_pass_at_k(n, c, k) for c, n, *_ in line["problems"].values()]))):
                 return found
         return {}
 
