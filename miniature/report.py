@@ -31,6 +31,7 @@ from miniature.laws import (  # noqa: E402
     spread,
     verdict,
 )
+from miniature.run import TOKENS, all_jobs  # noqa: E402
 from model import Config, num_params  # noqa: E402
 
 NAMES = {"nl": "NL", "multi": "MULTI", "mono": "MONO"}
@@ -353,7 +354,7 @@ def law_of_data(r):
     for s in r.sizes:
         for steps in (0, *r.settings["short"]):
             for rate in r.loss(s, r.kind("mono"), steps).values():
-                D = (steps or r.settings["steps"]["mono"]) * 2048
+                D = (steps or r.settings["steps"]["mono"]) * TOKENS
                 points.append((r.params(s), D, rate["beyond"]))
     if len({(n, d) for n, d, _ in points}) < 6 or len({d for _, d, _ in points}) < 3:
         return f"L(N, D): {NOT_MEASURED}."
@@ -400,7 +401,6 @@ def conversations(r):
 
 def not_measured(r):
     """Names of the jobs that a finished run has and this one lacks."""
-    from miniature.run import all_jobs
     return [job.name for job in all_jobs(r.settings, HERE) if job.name not in r.jobs]
 
 
@@ -466,8 +466,9 @@ the entropy, {H}, is all but the same. MONO {size}:
 
 mini-MTPB ({problems("mtpb")} problems of 5 cases, samples a case: {s["mtpb_n"]}; temperature 0.2,
 top-p 0.95, judged by the official rules) and mini-HumanEval ({problems("humaneval")} functions;
-samples of each: {samples}, those at the higher temperature of MONO with one seed) are generated:
-combinations of operations that no corpus contains. Their figures compare only with one another.
+samples of each: {samples},
+those at the higher temperature of MONO with one seed) are generated: combinations of operations
+that no corpus contains. Their figures compare only with one another.
 
 {sizes_table(r, "mtpb")}
 
@@ -493,9 +494,10 @@ A problem is hard when MONO's pass rate, averaged over sizes, seeds and both way
 ![loss beyond the entropy](loss.png)
 
 A document's probability under the program that made it is known, and so is E, the loss that no
-model can go below on documents seen from their beginning: {H}. What a model loses beyond it is
-measured document by document. L(N) = E + (N0 / N)^a, N parameters, by least squares, with E given
-and with E fitted; what the law of the smaller sizes says of {top} stands beside what was measured:
+model can go below on documents seen from their beginning: {H}.
+What a model loses beyond it is measured document by document. L(N) = E + (N0 / N)^a, N parameters,
+by least squares, with E given and with E fitted; what the law of the smaller sizes says of {top}
+stands beside what was measured:
 
 {law_table(r)}
 

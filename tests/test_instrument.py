@@ -164,6 +164,7 @@ def test_verdicts_follow_the_figures():
     assert laws.verdict([yes, ("b", 0.3, 0.1, True)]) == "**holds**"
     assert laws.verdict([yes, no, small]) == (
         "**holds in part**: holds for a; the opposite for b; within the error for c")
+    assert laws.verdict([yes] * 5 + [no]).startswith("**holds in part**: holds for 5 of 6; the opposite for b")
     assert laws.verdict([small, ("d", 0.4, 0.1, False)]) == "**undecided**: within the error for c, d"
     assert laws.verdict([no]) == "**does not hold at this scale**: the opposite for b"
     assert laws.verdict([]) == laws.NOT_MEASURED
@@ -215,7 +216,7 @@ def made_results(plan=run.FULL, seed=0):
         rate = part * REACHED[size] * (single if how == ["single"] else multi) / 0.68
         line, n_steps = dict(job=job.name, seconds=9, cpu_seconds=9), int(how[0]) if how[-1:] == ["steps"] else 900
         if what == "train":
-            curve = [[step, 1.0, 0.4 + 20 / (step + 20)] for step in range(50, n_steps + 1, 50)]
+            curve = [[step, 1.0, 0.4 + 8 / SHAPES[size][2] + 20 / (step + 20)] for step in range(50, n_steps + 1, 50)]
             line |= dict(model=config_of(size), tokens_per_step=2048, curve=curve)
         elif what == "loss":
             N = report.num_params(report.Config(**config_of(size)))
