@@ -4,7 +4,9 @@
 
 What the code knows is taken from it: shapes from the table of parameters, the nucleus from
 top_p_filter, the order of sequences from the permutation, tokens from the tokenizer, the curve
-from learning_rate. tests/test_drawings.py holds that the files are what this script writes."""
+from learning_rate. tests/test_drawings.py holds that the files are what this script writes.
+
+Each function of DRAWINGS returns (title, height, marks); a mark is a piece of SVG (svg.py)."""
 from harness.cli import cli
 from harness.files import replace_file
 from harness.inside import MEMORY, PROCESSES
@@ -26,23 +28,68 @@ from model import CONFIGS, param_table
 from reading.svg import (
     DARK,
     LIGHT,
+    WIDTH,
     arrow,
     box,
     bracket,
+    key,
     label,
     line,
+    lines,
     page,
     plus,
     polygon,
     text,
 )
-from sample import top_p_filter, truncate_turn
+from sample import top_p_filter
 from train import RECIPES, learning_rate
 
 HERE = Path(__file__).parent
 
 
 # ---- 2.2: the block ------------------------------------------------------------------------------
+
+def block():
+    """The block that most Transformers have beside CodeGen's, and what tp ranks add up in each."""
+    marks = [
+        *serial(40, 180), *parallel(368, 506),
+        all_reduce(426, 384, "forward"), all_reduce(426, 432, "backward"),
+        *lines(494, 393, ["forward, results of", "the tp ranks add up"], "s", 18),
+        *lines(494, 441, ["backward, their", "gradients do"], "s", 18),
+        text(155, 500, "2 forward + 2 backward", "m b orange"),
+        text(490, 500, "1 forward + 1 backward", "m b orange"),
+        *lines(155, 526, ["h = x + Attn(LN x)", "y = h + MLP(LN h)"], "m c grey"),
+        text(490, 526, "y = x + Attn(LN x) + MLP(LN x)", "m c grey")]
+    return "The block, serial and parallel: all-reduces over tp, 2 + 2 against 1 + 1", 560, marks
+
+
+def serial(x, mid):
+    """The stream goes down at x, what is added to it stands at mid."""
+    marks = [text(155, 24, "one after the other: GPT-2", "b m"), text(x, 54, "x", "m b"),
+             arrow([(x, 62), (x, 446)]), text(x, 466, "y", "m b")]
+    for top, name, hue in ((74, "Attention", "blue"), (258, "MLP", "purple")):
+        marks += [arrow([(x, top), (mid, top), (mid, top + 164), (x + 11, top + 164)]),
+                  label(mid - 75, top + 12, 150, 28, "LayerNorm"),
+                  all_reduce(mid, top + 49, "backward"),
+                  label(mid - 75, top + 81, 150, 38, name, hue, ""),
+                  all_reduce(mid, top + 128, "forward"), plus(x, top + 164)]
+    return marks
+
+
+def parallel(x, mid, top=74):
+    left, right = mid - 66, mid + 66        # of attention and of the MLP
+    return [text(490, 24, "side by side: CodeGen", "b m"), text(x, 54, "x", "m b"),
+            arrow([(x, 62), (x, 322)]), text(x, 342, "y", "m b"),
+            line([(x, top), (mid, top), (mid, top + 90)]),
+            line([(mid, top + 158), (left, top + 158), (left, top + 90), (right, top + 90),
+                  (right, top + 158), (mid, top + 158)]),
+            arrow([(mid, top + 158), (mid, top + 224), (x + 11, top + 224)]),
+            label(mid - 75, top + 12, 150, 28, "LayerNorm"),
+            all_reduce(mid, top + 49, "backward"),
+            label(left - 58, top + 101, 116, 38, "Attention", "blue", ""),
+            label(right - 58, top + 101, 116, 38, "MLP", "purple", ""),
+            plus(mid, top + 158), all_reduce(mid, top + 182, "forward"), plus(x, top + 224)]
+
 
 def all_reduce(x, y, way):
     """A pill around x with a triangle that points forward (down) or backward (up)."""
@@ -52,161 +99,134 @@ def all_reduce(x, y, way):
         polygon([(x - 44, foot), (x - 34, foot), (x - 39, tip)], "orange")
 
 
-def block():
-    """The block that most Transformers have beside CodeGen's: what tp ranks add up."""
-    marks = [text(155, 24, "one after the other: GPT-2", "b m"), text(490, 24, "side by side: CodeGen", "b m")]
-    x, mid = 40, 180
-    marks += [text(x, 54, "x", "m b"), arrow([(x, 62), (x, 446)]), text(x, 466, "y", "m b")]
-    for top, name, hue in ((74, "Attention", "blue"), (258, "MLP", "purple")):
-        marks += [line([(x, top), (mid, top), (mid, top + 162)]),
-                  arrow([(mid, top + 152), (mid, top + 164), (x + 11, top + 164)]),
-                  label(mid - 75, top + 12, 150, 28, "LayerNorm"),
-                  all_reduce(mid, top + 49, "backward"),
-                  label(mid - 75, top + 81, 150, 38, name, hue, ""),
-                  all_reduce(mid, top + 128, "forward"), plus(x, top + 164)]
-    x, mid, top = 368, 506, 74
-    left, right = mid - 66, mid + 66
-    marks += [text(x, 54, "x", "m b"), arrow([(x, 62), (x, 322)]), text(x, 342, "y", "m b"),
-              line([(x, top), (mid, top), (mid, top + 90)]),
-              line([(left, top + 158), (left, top + 90), (right, top + 90), (right, top + 158)]),
-              line([(left, top + 158), (right, top + 158)]),
-              arrow([(mid, top + 158), (mid, top + 224), (x + 11, top + 224)]),
-              label(mid - 75, top + 12, 150, 28, "LayerNorm"),
-              all_reduce(mid, top + 49, "backward"),
-              label(left - 58, top + 101, 116, 38, "Attention", "blue", ""),
-              label(right - 58, top + 101, 116, 38, "MLP", "purple", ""),
-              plus(mid, top + 158), all_reduce(mid, top + 182, "forward"), plus(x, top + 224)]
-    marks += [all_reduce(426, 384, "forward"), text(494, 393, "forward, results of", "s"),
-              text(494, 411, "the tp ranks add up", "s"),
-              all_reduce(426, 432, "backward"), text(494, 441, "backward, their", "s"),
-              text(494, 459, "gradients do", "s")]
-    marks += [text(155, 500, "2 forward + 2 backward", "m b orange"),
-              text(490, 500, "1 forward + 1 backward", "m b orange"),
-              text(155, 526, "h = x + Attn(LN x)", "m c grey"),
-              text(155, 546, "y = h + MLP(LN h)", "m c grey"),
-              text(490, 526, "y = x + Attn(LN x) + MLP(LN x)", "m c grey")]
-    return "The block, serial and parallel: all-reduces over tp, 2 + 2 against 1 + 1", 560, marks
-
-
 # ---- 2.2: the mesh -------------------------------------------------------------------------------
 
 MESH = {"dp": 2, "fsdp": 4, "tp": 4}
-BATCH = 16
+MINE = 0, 1, 2          # dp, fsdp and tp of the chip that is marked
+BATCH = 16              # sequences
+CELL, HIGH = 52, 40
 
 
 def mesh():
     """One matrix of 350M on 32 chips, and what one of them shares with whom."""
-    shape, spec, _ = param_table(CONFIGS["350M"])["fc_in"]
-    shape, spec = shape[1:], spec[1:]                           # of one layer: (D, F)
-    part = [size // MESH[axis] for size, axis in zip(shape, spec)]
-    by = lambda sizes: " × ".join(f"{n:,}" for n in sizes)
-    marks, mine, cell, high = [], (0, 1, 2), 52, 40
-    for dp in range(MESH["dp"]):
-        x0 = 130 + 302 * dp
-        marks += [text(x0 + 2 * cell, 24, f"dp {dp}: " + ("all of fc_in" if dp == 0 else "all of it again"), "m b"),
-                  text(x0 - 40, 54, "batch", "s m grey")]
+    (_, *shape), (_, *spec), _ = param_table(CONFIGS["350M"])["fc_in"]      # of one layer: D, F
+    rows, columns = (size // MESH[axis] for size, axis in zip(shape, spec))
+    marks = [text(0, 89 + HIGH * i, f"fsdp {i}", "s grey") for i in range(MESH["fsdp"])]
+    for dp, head in enumerate(("dp 0: all of fc_in", "dp 1: all of it again")):
+        marks += [text(234 + 302 * dp, 24, head, "b m"), *copy(130 + 302 * dp, dp)]
+    first, last = sequences(*MINE[:2])
+    marks += key(2, 256, [
+        ("orange full", f"one chip of {np.prod(list(MESH.values()))}, and its part of fc_in: "
+                        f"{rows:,} × {columns:,} of {shape[0]:,} × {shape[1]:,}"),
+        ("blue", f"its column: gathered over fsdp while the layer runs, {shape[0]:,} × "
+                 f"{columns:,};", "the gradient is scattered back to the parts"),
+        ("green", f"its row: the same sequences, {first} and {last} of the batch,",
+                  "with other columns of fc_in; sums are all-reduced over tp"),
+        ("purple", "the same part, for other sequences:",
+                   "gradients are all-reduced over dp, once a step")])
+    return "One matrix on a mesh of dp 2, fsdp 4, tp 4: what one chip shares", 432, marks
+
+
+def copy(x0, dp):
+    """The chips of one dp rank, which hold the matrix once, and the sequences of each row."""
+    marks = [text(x0 - 40, 54, "batch", "s m grey")]
+    marks += [text(x0 + CELL * (tp + 0.5), 54, f"tp {tp}", "s m grey") for tp in range(MESH["tp"])]
+    for fsdp in range(MESH["fsdp"]):
+        y, hue = 64 + HIGH * fsdp, "green" if (dp, fsdp) == MINE[:2] else "grey"
+        words = "{}, {}".format(*sequences(dp, fsdp))
+        marks.append(label(x0 - 70, y + 2, 60, HIGH - 4, words, hue, f"s {hue}"))
         for tp in range(MESH["tp"]):
-            marks.append(text(x0 + cell * (tp + 0.5), 54, f"tp {tp}", "s m grey"))
-        for fsdp in range(MESH["fsdp"]):
-            y, rank = 64 + high * fsdp, dp * MESH["fsdp"] + fsdp
-            rows = BATCH // (MESH["dp"] * MESH["fsdp"])
-            own = (dp, fsdp) == mine[:2]
-            marks.append(label(x0 - 70, y + 3, 60, high - 6, f"{rank * rows}, {rank * rows + rows - 1}",
-                               "green" if own else "grey", "s green" if own else "s grey"))
-            if dp == 0:
-                marks.append(text(0, y + 25, f"fsdp {fsdp}", "s grey"))
-            for tp in range(MESH["tp"]):
-                chip, place = rank * MESH["tp"] + tp, (dp, fsdp, tp)
-                look = ("orange full" if place == mine else "purple" if place[1:] == mine[1:]
-                        else "green" if own else "blue" if (dp, tp) == (mine[0], mine[2]) else "grey")
-                marks.append(label(x0 + cell * tp + 2, y + 2, cell - 4, high - 4, str(chip), look,
-                                   "b on" if place == mine else "s grey"))
-    key = [("orange full", f"one chip of {MESH['dp'] * MESH['fsdp'] * MESH['tp']}, and its part of fc_in: "
-            f"{by(part)} of {by(shape)}", ""),
-           ("blue", f"its column is gathered while the layer runs: {by((shape[0], part[1]))};",
-            "the gradient is scattered back to the parts"),
-           ("green", "its row works on the same sequences, 2 and 3 of the batch,",
-            "each chip with other columns of fc_in; sums are all-reduced"),
-           ("purple", "the same part, for other sequences: once a step", "the gradients of both are all-reduced")]
-    y = 256
-    for look, first, second in key:
-        marks += [box(2, y - 14, 22, 18, look, 4), text(36, y, first)]
-        y += 22
-        if second:
-            marks.append(text(36, y, second))
-            y += 22
-        y += 8
-    return "One matrix on a mesh of dp 2 x fsdp 4 x tp 4, the row of one chip marked", y - 10, marks
+            chip = (dp * MESH["fsdp"] + fsdp) * MESH["tp"] + tp
+            look = look_of(dp, fsdp, tp)
+            marks.append(label(x0 + CELL * tp + 2, y + 2, CELL - 4, HIGH - 4, str(chip), look,
+                               "b on" if "full" in look else "s grey"))
+    return marks
+
+
+def sequences(dp, fsdp):
+    """The first and the last sequence of a batch that the chips of a row work on."""
+    each = BATCH // (MESH["dp"] * MESH["fsdp"])
+    first = (dp * MESH["fsdp"] + fsdp) * each
+    return first, first + each - 1
+
+
+def look_of(dp, fsdp, tp):
+    if (dp, fsdp, tp) == MINE:
+        return "orange full"
+    if (dp, fsdp) == MINE[:2]:
+        return "green"
+    if (dp, tp) == MINE[::2]:
+        return "blue"
+    return "purple" if (fsdp, tp) == MINE[1:] else "grey"
 
 
 # ---- 2.1: from files to batches ------------------------------------------------------------------
 
-DOCUMENTS = {"A": (4, "purple"), "B": (6, "orange"), "C": (3, "blue"), "D": (5, "green")}   # tokens
-BLOCK, SEED = 4, 0
-BATCH_ROWS = 2
+FILES = {"A": (4, "purple"), "B": (6, "orange"), "C": (3, "blue"), "D": (5, "green")}   # tokens
+BLOCK, ROWS, SEED = 4, 2, 0     # tokens of a sequence, sequences of a batch
+LEFT, TOKEN = 150, 21           # where the drawing begins, and how wide a token is
 
 
 def steps():
-    """The five steps from files to sequences; which of them a step takes."""
-    x0, cell = 150, 21
+    """The five steps from files to sequences; which sequences a batch has."""
     names = "filter", "deduplicate", "tokenize", "shuffle", "concatenate"
-    marks = [text(20, 44 + 62 * i, name, "b") for i, name in enumerate(names)]
-    marks += [text(0, 44 + 62 * i, str(i + 1), "grey") for i in range(len(names))]
-
-    def file(i, y, name, gone=False):
-        x, look = x0 + 50 * i, "grey bare dash" if gone else DOCUMENTS[name][1]
-        strike = [line([(x + 2, y + 30), (x + 36, y + 2)])] if gone else []
-        return [label(x, y, 38, 32, name, look, "s grey" if gone else f"s {look}", 4), *strike]
-
-    for i, name in enumerate("AB?CBD"):
-        marks += file(i, 22, name, gone=name == "?")
-    for i, name in enumerate("ABCBD"):
-        marks += file(i, 84, name, gone=i == 3)
-    marks += [text(x0 + 306, 36, "out: long lines,", "s grey"), text(x0 + 306, 54, "or mostly digits", "s grey"),
-              text(x0 + 306, 98, "of equal texts", "s grey"), text(x0 + 306, 116, "the first stays", "s grey")]
-
-    def strip(x, y, name):
-        n, hue = DOCUMENTS[name]
-        return [box(x + cell * i + 1, y, cell - 2, 26, hue, 3) for i in range(n)]
-
-    for y, order, gap in ((149, "ABCD", 16), (211, "CADB", 16), (273, "CADB", cell)):
-        x = x0
-        for name in order:
-            marks += strip(x, y, name)
-            x += cell * DOCUMENTS[name][0]
-            if gap == cell:
-                marks.append(box(x + 5, y + 8, 10, 10, "grey full", 5))
-            x += gap
-    stream = sum(n + 1 for n, _ in DOCUMENTS.values())          # the end of text after each
-    n = (stream - 1) // BLOCK                                   # each has one token more, a target
+    marks = [*lines(0, 44, "12345", "grey", 62), *lines(20, 44, names, "b", 62),
+             *row_of_files(22, "AB?CBD", gone=2), *row_of_files(84, "ABCBD", gone=3),
+             *lines(LEFT + 306, 36, ["out: long lines,", "or mostly digits"], "s grey", 18),
+             *lines(LEFT + 306, 98, ["of equal texts", "the first stays"], "s grey", 18),
+             *row_of_tokens(149, "ABCD", 16), *row_of_tokens(211, "CADB", 16),
+             *row_of_tokens(273, "CADB", TOKEN, ends=True)]
+    stream = sum(tokens + 1 for tokens, _ in FILES.values())    # an end of text after each
+    n = (stream - 1) // BLOCK               # the last sequence has a target behind it, too
     for i in range(n):
-        left = x0 + cell * BLOCK * i
-        marks += [bracket(left + 3, left + cell * BLOCK - 3, 303),
-                  text(left + cell * BLOCK / 2, 328, str(i), "m s")]
-    marks.append(text(0, 328, "sequences", "s grey"))
-    marks.append(text(x0, 352, "dots: end of text · targets stand one token further on", "s grey"))
-    return "Five steps from files to sequences, and how step and seed choose a batch", 560, \
-        marks + batches(n)
+        left, right = LEFT + TOKEN * BLOCK * i, LEFT + TOKEN * BLOCK * (i + 1)
+        marks += [bracket(left + 3, right - 3, 303), text((left + right) / 2, 328, str(i), "m s")]
+    marks += [text(0, 328, "sequence", "s"),
+              text(LEFT, 352, "dots: end of text · targets stand one token further on", "s grey")]
+    title = "Five steps from files to sequences, and how seed and step choose a batch"
+    return title, 566, marks + batches(n)
+
+
+def row_of_files(y, names, gone):
+    marks = []
+    for i, name in enumerate(names):
+        x, hue = LEFT + 50 * i, "grey" if i == gone else FILES[name][1]
+        marks.append(label(x, y, 38, 32, name, hue + " bare dash" * (i == gone), f"s {hue}", 4))
+        if i == gone:
+            marks.append(line([(x + 2, y + 30), (x + 36, y + 2)]))
+    return marks
+
+
+def row_of_tokens(y, names, gap, ends=False):
+    """The tokens of files, with a gap behind each, in which the end of text may stand."""
+    marks, x = [], LEFT
+    for name in names:
+        tokens, hue = FILES[name]
+        marks += [box(x + TOKEN * i + 1, y, TOKEN - 2, 26, hue, 3) for i in range(tokens)]
+        x += TOKEN * tokens
+        if ends:
+            marks.append(box(x + 5, y + 8, 10, 10, "grey full", 5))
+        x += gap
+    return marks
 
 
 def batches(n):
-    """The order of two epochs, and the batches that are cut from it."""
-    order = [int(permute(np.array([place]), n, (SEED, epoch))[0])
-             for epoch in range(2) for place in range(n)]
-    marks, cell = [text(0, 400, "a batch is a function of (seed, step)", "b"),
-                    text(640, 400, f"n = {n}, batch = {BATCH_ROWS}, seed = {SEED}", "s e grey")], 44
-    x_of = lambda i: 150 + cell * i + 14 * (i >= n)
-    for epoch in range(2):
-        marks.append(text(x_of(n * epoch) + 2, 430, f"epoch {epoch}", "s grey"))
-    marks += [text(0, 461, "sequence", "s"), text(0, 497, "step", "s")]
-    for i, row in enumerate(order):
-        marks.append(label(x_of(i) + 2, 440, cell - 4, 32, str(row), "grey", ""))
-    for step in range(2 * n // BATCH_ROWS):
-        left, right = x_of(BATCH_ROWS * step), x_of(BATCH_ROWS * (step + 1) - 1) + cell
-        marks += [bracket(left + 6, right - 6, 476, "blue"), text((left + right) / 2, 499, str(step), "s m blue")]
-    marks += [text(0, 528, "`epoch, place = divmod(step * batch + i, n)`", "s"),
-              text(0, 550, "`sequence = permute(place, n, (seed, epoch))`", "s")]
-    return marks
+    """The order of two epochs of n sequences, and the batches that are cut from it."""
+    orders = [permute(np.arange(n), n, (SEED, epoch)) for epoch in range(2)]
+    x_of = lambda i: LEFT + 44 * i + 14 * (i >= n)
+    marks = [text(0, 402, "a batch is a function of (seed, step)", "b"),
+             text(WIDTH, 402, f"n = {n}, batch = {ROWS}, seed = {SEED}", "s e grey"),
+             text(x_of(0) + 2, 432, "epoch 0", "s grey"),
+             text(x_of(n) + 2, 432, "epoch 1", "s grey"),
+             text(0, 463, "sequence", "s"), text(0, 501, "step", "s blue")]
+    for i, row in enumerate(np.concatenate(orders)):
+        marks.append(label(x_of(i) + 2, 442, 40, 32, str(row), "grey", ""))
+    for step in range(2 * n // ROWS):
+        left, right = x_of(ROWS * step), x_of(ROWS * (step + 1) - 1) + 44
+        marks += [bracket(left + 6, right - 6, 478, "blue"),
+                  text((left + right) / 2, 501, str(step), "s m blue")]
+    return marks + lines(0, 532, ["epoch, place = divmod(step * batch + i, n)",
+                                  "sequence = permute(place, n, (seed, epoch))"], "c", 22)
 
 
 # ---- 3: the nucleus ------------------------------------------------------------------------------
@@ -216,205 +236,211 @@ TOP_P = 0.7
 
 
 def nucleus():
-    """Each bar begins where the one before it ended."""
+    """Bars each of which begins where the one before it ended."""
     probs = np.array(list(TOKENS.values()), np.float32)
     stays = np.isfinite(np.asarray(top_p_filter(jnp.log(probs)[None], TOP_P)[0]))
     drawn = np.where(stays, probs / probs[stays].sum(), 0)
-    x0, wide, y0, high = 78, 470, 84, 36
-    x_of = lambda p: x0 + wide * p
-    bottom = y0 + high * len(probs)
-    marks = [text(0, 24, "What comes after `total = ` ?  The likeliest first:"),
-             text(x_of(TOP_P), 66, f"top_p = {TOP_P}", "m b orange"), text(640, 66, "drawn with", "e s grey")]
-    before = np.concatenate([[0], np.cumsum(probs)[:-1]])
-    for i, (token, p) in enumerate(TOKENS.items()):
-        y, left, right = y0 + high * i, x_of(before[i]), x_of(before[i] + p)
-        crosses = before[i] < TOP_P < before[i] + p
-        look = "grey bare dash" if not stays[i] else "blue"
-        marks += [text(66, y + 20, token, "c e" + " grey" * (not stays[i])),
-                  box(left, y, right - left, 28, look, 3)]
-        shown = f"{p:.2f}"[1:]
-        inside = p >= .1 and not crosses
-        marks.append(text((left + right) / 2 if inside else right + 8 if i < 6 else left - 8, y + 19, shown,
-                          "s " + ("m " if inside else "" if i < 6 else "e ") + ("blue" if stays[i] else "grey")))
-        marks.append(text(640, y + 20, f"{drawn[i]:.2f}"[1:] if stays[i] else "0", "s e b" if stays[i] else "s e grey"))
+    before = np.cumsum(probs) - probs           # what the likelier ones have together
+    x_of, high = (lambda p: 78 + 470 * p), 36
+    bottom = 88 + high * len(probs)
+    marks = [text(0, 24, "What comes after `total =` ?  The likeliest first:"),
+             text(x_of(TOP_P), 66, f"top_p = {TOP_P}", "m b orange"),
+             text(WIDTH, 66, "drawn with", "e s grey")]
+    for i, token in enumerate(TOKENS):
+        ends = x_of(before[i]), x_of(before[i] + probs[i])
+        marks += bar(84 + high * i, token, probs[i], ends, stays[i], drawn[i])
         if i + 1 < len(probs):
-            marks.append(line([(right, y + 28), (right, y + high)], "grey"))
-    marks += [line([(x_of(TOP_P), 76), (x_of(TOP_P), bottom + 4)], "orange wide"),
-              text(x_of(TOP_P) + 14, y0 + 19, "stay: the likelier", "s blue"),
-              text(x_of(TOP_P) + 14, y0 + 38, "have less than 0.7", "s blue"),
-              text(x0, y0 + high * 2 + 20, "crosses 0.7, and stays", "s blue"),
-              text(x0, y0 + high * 4 + 8, "cut: the likelier ones have", "s grey"),
-              text(x0, y0 + high * 4 + 26, "0.7 or more together", "s grey"),
-              line([(x0, bottom + 4), (x_of(1), bottom + 4)])]
-    for p in (0, .25, .5, .75, 1):
-        marks.append(text(x_of(p), bottom + 24, f"{p:g}", "s m grey"))
-    marks.append(text(x_of(.5), bottom + 46, "probability, added up", "s m grey"))
-    return "The nucleus: a token stays if the likelier ones have less than top_p together", bottom + 58, marks
+            marks.append(line([(ends[1], 112 + high * i), (ends[1], 120 + high * i)]))
+    crossing = int(stays.sum()) - 1
+    marks += [line([(x_of(TOP_P), 76), (x_of(TOP_P), bottom)], "orange wide"),
+              *lines(x_of(TOP_P) + 14, 103, ["stay: the likelier", f"have less than {TOP_P}"],
+                     "s blue"),
+              text(x_of(0), 104 + high * crossing, f"crosses {TOP_P}, and stays", "s blue"),
+              *lines(x_of(0), 92 + high * (crossing + 2),
+                     ["cut: the likelier", f"have {TOP_P} or more"], "s grey"),
+              line([(x_of(0), bottom), (x_of(1), bottom)])]
+    marks += [text(x_of(p), bottom + 20, f"{p:g}", "s m grey") for p in (0, .25, .5, .75, 1)]
+    marks.append(text(x_of(.5), bottom + 42, "probability, added up", "s m grey"))
+    title = "The nucleus: a token stays if the likelier ones have less than top_p together"
+    return title, bottom + 56, marks
+
+
+def bar(y, token, p, ends, stays, drawn):
+    """A token, its bar with its probability in it or beside it, and what it is drawn with."""
+    left, right = ends
+    show = lambda p: f"{p:.2f}"[1:]
+    hue = "blue" if stays else "grey"
+    inside = p > 0.09
+    place = text(left + 10 if inside else left - 8, y + 19, show(p),
+                 f"s {hue}" if inside else f"s e {hue}")
+    return [text(66, y + 20, token, "c e" if stays else "c e grey"),
+            box(left, y, right - left, 28, hue if stays else "grey bare dash", 3), place,
+            text(WIDTH, y + 20, show(drawn) if stays else "0", "s e b" if stays else "s e grey")]
 
 
 # ---- 4: turns ------------------------------------------------------------------------------------
 
-ASKED = ['# Assign [3, 1, 2] to "nums".\n', '# Sort "nums" into "items".\n', '# Print the last of "items".\n']
+ASKED = ['# Assign [3, 1, 2] to "nums".\n', '# Sort "nums" into "items".\n',
+         '# Print the last of "items".\n']
 ANSWERS = ["nums = [3, 1, 2]", "items = sorted(nums)", "print(items[-1])"]
-assert [truncate_turn(answer) for answer in ANSWERS] == ANSWERS
+TURN = [("orange", "a prompt becomes a comment", "`# ` + prompt + `\\n`"),
+        ("grey", "the model reads all of it", "what the cache holds, not again"),
+        ("blue", "it writes, token by token", "until a stop rule cuts"),
+        ("blue", "the answer is appended", "answer + `\\n\\n`")]
 
 
 def turns():
     """The history, and the loop that makes it grow."""
-    marks, y = [text(0, 24, "the history", "b"), text(376, 24, "a turn", "b")], 62
-    places = []
-    looks = ["grey"] + ["orange", "blue"] * len(ASKED)
-    for look, piece in zip(looks, mtpb.history(ASKED, ANSWERS)):
-        top = y
+    marks, y = [], 62
+    hues = ["grey"] + ["orange", "blue"] * len(ASKED)
+    for i, (hue, piece) in enumerate(zip(hues, mtpb.history(ASKED, ANSWERS))):
+        if hue == "orange":
+            marks += [line([(308, y - 14), (314, y - 14), (314, y + 27), (308, y + 27)]),
+                      text(322, y + 12, str(i // 2), "s grey")]
         for words in piece.split("\n")[:-1]:
-            if words:
-                marks.append(text(10, y, words, f"c {look}"))
+            marks += [text(10, y, words, f"c {hue}")] * bool(words)
             y += 21
-        places.append((top, y))
-    marks.insert(0, box(0, 40, 300, y - 52))
-    for i in range(len(ASKED)):
-        top, bottom = places[1 + 2 * i][0] - 15, places[2 + 2 * i][0] + 7
-        marks += [line([(308, top), (314, top), (314, bottom), (308, bottom)]),
-                  text(322, (top + bottom) / 2 + 5, str(i), "s grey")]
-    marks.append(text(308, 54, "turn", "s grey"))
-    boxes = [("orange", "a prompt becomes a comment", "`# ` + prompt + `\\n`"),
-             ("grey", "the model reads all of it", "what the cache holds, not again"),
-             ("blue", "it writes, token by token", "until a stop rule cuts"),
-             ("blue", "the answer is appended", "answer + `\\n\\n`")]
-    for i, (look, first, second) in enumerate(boxes):
+    marks = [text(0, 24, "the history", "b"), text(376, 24, "a turn", "b"),
+             text(306, 54, "turn", "s grey"), box(0, 40, 300, y - 52), *marks]
+    for i, (hue, first, second) in enumerate(TURN):
         top = 40 + 74 * i
-        marks += [box(376, top, 232, 54, look), text(492, top + 23, first, "s m"),
-                  text(492, top + 43, second, "s m grey")]
-        if i:
-            marks.append(arrow([(492, top - 20), (492, top)]))
-    end = 40 + 74 * 3 + 54
-    marks += [arrow([(608, end - 27), (630, end - 27), (630, 67), (608, 67)]),
-              arrow([(492, end), (492, end + 26)]),
-              label(376, end + 26, 232, 36, "no turn left: the history is run", "green", "s")]
-    return "A conversation is one text that grows: a comment, its answer, a comment, its answer", max(y, end + 62) + 8, marks
+        marks += [box(376, top, 232, 54, hue), text(492, top + 23, first, "s m"),
+                  text(492, top + 43, second, "s m grey"),
+                  arrow([(492, top + 54), (492, top + 74)])]
+    end = 40 + 74 * len(TURN)
+    marks += [arrow([(608, end - 47), (628, end - 47), (628, 67), (608, 67)]),
+              text(626, 56, "next", "s m grey"),
+              label(376, end, 232, 36, "no turn left: the history is run", "green", "s")]
+    title = "A conversation is one text that grows: a comment, its answer, a comment, its answer"
+    return title, end + 52, marks
 
 
 # ---- 3 and 4: the judge --------------------------------------------------------------------------
 
 def judge():
     """What crosses the border between a program and its judge."""
-    marks = [box(0, 8, 236, 392, "green", 10), box(404, 8, 236, 392, "orange", 10),
-             text(118, 36, "outside: the judge", "b m green"), text(522, 36, "inside: the program", "b m orange")]
-    walls = ["no network, no rights", "a scratch folder, else read-only",
+    ours = ["tests and expected values", "never leave; programs are", "started and watched from",
+            "where they cannot reach"]
+    walls = ["no network, no rights", "scratch folder, else read-only",
              f"{MEMORY >> 30} GiB, {PROCESSES} processes", "killed when its time is up"]
-    marks += [text(522, 62 + 20 * i, words, "s m grey") for i, words in enumerate(walls)]
-    marks += [text(118, 62, "has the tests and the values", "s m grey"), text(118, 82, "that are expected", "s m grey"),
-              text(118, 102, "watches the process from", "s m grey"), text(118, 122, "where it cannot reach", "s m grey")]
-    marks += [arrow([(240, 92), (400, 92)]), text(320, 84, "the program’s text", "s m")]
-    marks += lane(156, "HumanEval", f"{humaneval.TIMEOUT:g} s",
-                  ["assert", "candidate(7) == True"], ["def is_prime(n):", "\u00a0\u00a0\u00a0\u00a0..."],
-                  [("7", "right"), ("True", "left")], "the tests call it from here")
-    marks += lane(276, "MTPB", f"{mtpb.TIMEOUT:g} s", ["expected: 3", "received: 3"],
-                  ["items = sorted(nums)", "print(items[-1])"], [("3", "left")], "compared here")
-    marks += [text(320, 428, "Only plain values cross, checked before anything is built. An exit code or", "s m"),
-              text(320, 448, "a printed “passed” makes no pass: a program can only claim a value.", "s m")]
-    return "The judge outside, the program inside, and what crosses the border", 460, marks
+    marks = [box(0, 8, 236, 392, "green", 10), text(118, 36, "outside: the judge", "b m green"),
+             box(404, 8, 236, 392, "orange", 10),
+             text(522, 36, "inside: the program", "b m orange"),
+             *lines(118, 64, ours, "s m grey"), *lines(522, 64, walls, "s m grey"),
+             text(320, 84, "the program’s text", "s m"), arrow([(240, 92), (400, 92)])]
+    marks += lane(156, f"HumanEval {humaneval.TIMEOUT:g}", "the tests call it from here",
+                  ["assert", "candidate(7) == True"], ["def is_prime(n):", "\u00a0" * 4 + "..."],
+                  to="7", back="True")
+    marks += lane(276, f"MTPB {mtpb.TIMEOUT:g}", "compared here",
+                  ["expected: 3", "received: 3"], ["items = sorted(nums)", "print(items[-1])"],
+                  back="3")
+    marks += lines(320, 428, [
+        "Only plain values cross, checked before anything is built. An exit code or",
+        "a printed “passed” makes no pass: a program can only claim a value."], "s m")
+    return "The judge outside, the program inside, and what crosses the border", 462, marks
 
 
-def lane(y, name, seconds, ours, theirs, messages, why):
-    """One benchmark's way of judging."""
-    marks = [text(320, y + 6, name, "m b"), text(320, y + 24, f"{seconds} a program", "m s grey"),
-             box(12, y, 212, 104, "bare green"), box(416, y, 212, 104, "bare orange")]
-    marks += [text(118, y + 30 + 22 * i, words, "m c") for i, words in enumerate(ours)]
-    marks += [text(430, y + 46 + 22 * i, words, "c") for i, words in enumerate(theirs)]
-    marks.append(text(118, y + 90, why, "m s grey"))
-    for i, (value, way) in enumerate(messages):
-        at = y + 62 + 34 * i
-        ends = [(228, at), (412, at)]
-        marks += [arrow(ends if way == "right" else ends[::-1]), text(320, at - 6, value, "m c")]
-    return marks
+def lane(y, name, why, ours, theirs, back, to=None):
+    """One benchmark's way of judging: what is outside, what is inside, what goes to and comes back.
+    """
+    name, seconds = name.split()
+    marks = [text(320, y + 6, name, "m b"), text(320, y + 25, f"{seconds} s a program", "m s grey"),
+             box(12, y, 212, 104, "green bare"), box(416, y, 212, 104, "orange bare"),
+             *lines(118, y + 30, ours, "m c", 22), text(118, y + 88, why, "m s grey"),
+             *lines(430, y + 46, theirs, "c", 22)]
+    y += 60
+    if to:
+        marks += [text(320, y - 6, to, "m c"), arrow([(228, y), (412, y)])]
+        y += 34
+    return marks + [text(320, y - 6, back, "m c"), arrow([(412, y), (228, y)])]
 
 
 # ---- 4: the cache --------------------------------------------------------------------------------
 
-def counted():
-    """The conversation's tokens -> [(reused, run, written)], one a turn, as Chat.align counts."""
-    encode, held, rows, text_ = get_tokenizer("miniature").encode, [], [], PREFIX
-    for ask, answer in zip(ASKED, ANSWERS):
-        ids, whole = encode(text_ + ask), encode(text_ + ask + answer)
-        same = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(ids, held))
-        reused = min(sum(1 for _ in same), len(ids) - 1)
-        rows.append((reused, len(ids) - reused, len(whole) - len(ids)))
-        text_, held = text_ + ask + answer + "\n\n", whole
-    return rows
-
-
 def cache():
-    """Tokens whose keys and values are there already, are computed together, one by one."""
-    rows = counted()
-    unit = 520 / sum(rows[-1])
-    looks = ("green", "orange", "blue")
-    marks = [text(0, 24, "Tokens of the history, turn by turn", "b")]
+    """Which tokens' keys and values are there, which are computed together, which one by one."""
+    rows, hues = counted(), ("green", "orange", "blue")
+    unit, marks = 520 / sum(rows[-1]), [text(0, 24, "tokens of the history", "b")]
     for i, row in enumerate(rows):
-        x, y = 72, 48 + 52 * i
+        x, y = 72, 44 + 52 * i
         marks.append(text(0, y + 22, f"turn {i}"))
-        for look, count in zip(looks, row):
+        for hue, count in zip(hues, row):
             if count:
-                wide = unit * count
-                marks += [label(x, y, wide - 2, 32, str(count), look, f"{look} b", 4)]
+                marks.append(label(x, y, unit * count - 2, 32, str(count), hue, f"{hue} b", 4))
             x += unit * count
         if i + 1 < len(rows):
             marks.append(line([(x - 2, y + 32), (x - 2, y + 52)], "grey dash"))
-    y = 48 + 52 * len(rows) + 16
-    says = ("reused: keys and values lie in the cache", "run: what is new of the prompt, all together",
-            "written: the answer, one token after another")
-    for i, (look, words) in enumerate(zip(looks, says)):
-        marks += [box(72, y + 26 * i - 13, 20, 16, look, 4), text(102, y + 26 * i, words)]
-    y += 26 * 3 + 16
-    with_cache, without = sum(r + w for _, r, w in rows), sum(sum(r) for r in rows)
+    y = 60 + 52 * len(rows)
+    marks += key(72, y, zip(hues, ("reused: their keys and values lie in the cache",
+                                   "run: what is new of the prompt, all together",
+                                   "written: the answer, one token after another")))
+    made, anew = sum(run + written for _, run, written in rows), sum(map(sum, rows))
     c = CONFIGS["16.1B"]
-    size = 2 * c.n_layer * c.n_head * c.head_dim * 2
-    marks += [text(72, y, f"{with_cache} tokens go through the model; without a cache {without}"),
-              text(72, y + 26, f"a token of 16.1B costs {size / 1e6:.2f} MB of cache in bfloat16", "grey")]
-    return "The cache of keys and values over three turns: reused, run, written", y + 40, marks
+    size = 2 * c.n_layer * c.n_head * c.head_dim * jnp.bfloat16.dtype.itemsize      # keys, values
+    marks += [text(72, y + 96, f"{made} tokens are computed; read anew each turn, {anew}"),
+              text(72, y + 120, f"16.1B, bfloat16: {size / 1e6:.2f} MB of cache a token", "grey")]
+    return "The cache of keys and values over three turns: reused, run, written", y + 138, marks
+
+
+def counted():
+    """The conversation above in tokens -> [(reused, run, written)], one a turn, counted as in
+    sample.Chat.align: what is reused agrees with what the cache holds."""
+    encode, history, held, rows = get_tokenizer("miniature").encode, PREFIX, [], []
+    for ask, answer in zip(ASKED, ANSWERS):
+        ids, whole = encode(history + ask), encode(history + ask + answer)
+        agree = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(ids, held))
+        reused = min(len(list(agree)), len(ids) - 1)
+        rows.append((reused, len(ids) - reused, len(whole) - len(ids)))
+        history, held = history + ask + answer + "\n\n", whole
+    return rows
 
 
 # ---- 2.3: the learning rate ----------------------------------------------------------------------
 
-# 350M on MULTI by jaxformer's configuration; of MONO the steps alone were published.
+# Of 350M: name, colour, steps, recipe (peak, end, warm-up, cosine). NL's is the preset's. MULTI's
+# is jaxformer's configuration; of MONO the steps alone could be confirmed.
+LATER = 1.8e-4, 3.0e-5, 3000, 147_000
 STAGES = [("NL", "purple", RECIPES["350M"][1], RECIPES["350M"][2:]),
-          ("MULTI", "orange", 150_000, (1.8e-4, 3e-5, 3000, 147_000)),
-          ("MONO", "blue", 150_000, (1.8e-4, 3e-5, 3000, 147_000))]
+          ("MULTI", "orange", 150_000, LATER), ("MONO", "blue", 150_000, LATER)]
 
 
 def schedule():
     """The rate over the steps of three corpora, one after another."""
     total = sum(steps for _, _, steps, _ in STAGES)
-    x_of, y_of = (lambda s: 44 + 590 * s / total), (lambda lr: 262 - 190 * lr / 3e-4)
-    marks = [text(0, 24, "learning rate of the 350M models", "b")]
-    for lr in (0, 1e-4, 2e-4, 3e-4):
-        marks += [line([(44, y_of(lr)), (634, y_of(lr))], "grey" if not lr else "grey faint"),
-                  text(36, y_of(lr) + 5, f"{lr * 1e4:g}", "s e grey")]
-    marks.append(text(0, 52, "×10⁻⁴", "s grey"))
+    x_of, y_of = (lambda step: 44 + 590 * step / total), (lambda rate: 262 - 190 * rate / 3e-4)
+    marks = [text(0, 24, "learning rate, 350M", "b"), text(0, 52, "×10⁻⁴", "s grey")]
+    for rate in range(4):
+        y, right = y_of(rate * 1e-4), 634 if rate < 3 else x_of(STAGES[0][2])
+        marks += [line([(44, y), (right, y)], "grey faint" if rate else "grey"),
+                  text(36, y + 5, str(rate), "s e grey")]
     begin = 0
     for name, hue, steps, recipe in STAGES:
-        warm, cosine = recipe[2:]
-        at = np.unique(np.concatenate([[0, warm], np.linspace(warm, warm + cosine, 25), [steps]])).clip(0, steps)
-        rates = np.asarray(learning_rate(jnp.array(at), *recipe))
-        marks += [line([(x_of(begin + s), y_of(r)) for s, r in zip(at, rates)], f"{hue} wide" + " dash" * (name == "MONO")),
-                  text(x_of(begin + steps / 2), 308, name, f"m b {hue}"),
-                  text(x_of(begin + steps / 2), 328, f"{steps:,} steps", "m s grey")]
+        *_, warm, cosine = recipe
+        at = np.unique([0, *np.linspace(warm, warm + cosine, 25), steps])
+        rates = np.asarray(learning_rate(at, *recipe))
+        curve = [(x_of(begin + step), y_of(rate)) for step, rate in zip(at, rates)]
+        middle = x_of(begin + steps / 2)
         if begin:
-            marks.append(line([(x_of(begin), 52 if name == "MULTI" else 112), (x_of(begin), 278)], "grey dash"))
+            top = 32 if name == "MULTI" else 112
+            marks.append(line([(x_of(begin), top), (x_of(begin), 278)], "grey dash"))
+        marks += [line(curve, f"{hue} wide" + " dash" * (name == "MONO")),
+                  text(middle, 308, name, f"m b {hue}"),
+                  text(middle, 328, f"{steps:,} steps", "m s grey")]
         begin += steps
-    marks += [text(x_of(12_000), y_of(3e-4) - 8, "warm-up: 3,000 steps", "s grey"),
-              text(x_of(178_000), y_of(1.85e-4), "cosine: 300,000 steps", "s grey"),
-              text(x_of(326_000), y_of(3e-5) - 9, "flat", "s m grey"),
-              text(x_of(360_000), 68, "anew: steps, moments, rate", "s"),
-              text(x_of(360_000), 88, "kept: the weights", "s"),
+    warm, cosine = STAGES[0][3][2:]
+    marks += [text(x_of(warm) + 8, 64, f"warm-up: {warm:,} steps", "s grey"),
+              text(x_of(168_000), 145, f"cosine: {cosine:,} steps", "s grey"),
+              text(x_of(326_000), 234, "flat", "s m grey"),
+              *lines(x_of(360_000), 44, ["anew: steps, moments, rate", "kept: the weights"], "s"),
               text(x_of(575_000), 348, "its rate not confirmed", "s m grey"),
-              *(arrow([(x_of(a), 303), (x_of(b), 303)]) for a, b in ((210e3, 375e3), (468e3, 532e3)))]
+              arrow([(x_of(210_000), 303), (x_of(375_000), 303)]),
+              arrow([(x_of(468_000), 303), (x_of(532_000), 303)])]
     return "The learning rate, and where NL, MULTI and MONO begin anew", 362, marks
 
 
 # ---- the files -----------------------------------------------------------------------------------
 
-DRAWINGS = (block, mesh, steps, nucleus, turns, judge, cache, schedule)
+DRAWINGS = block, mesh, steps, nucleus, turns, judge, cache, schedule
 
 
 def files():
@@ -431,7 +457,7 @@ def main():
     argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args()
     for name, content in files().items():
         replace_file(HERE / name, content.encode())
-        print(f"{name}  {len(content):,} bytes")
+        print(f"{name}  {len(content.encode()):,} bytes")
 
 
 if __name__ == "__main__":

@@ -25,23 +25,24 @@ DARK = {
 def page(title, height, marks, colours):
     """A whole SVG file."""
     wide = WIDTH + 2 * MARGIN
-    lines = ['<svg xmlns="http://www.w3.org/2000/svg" role="img" '
-             f'viewBox="-{MARGIN} 0 {wide} {height}" width="{wide}" height="{height}">',
-             f"<title>{escape(title)}</title>", f"<style>{style(colours)}</style>",
-             f'<rect class="ground" x="-{MARGIN}" width="{wide}" height="{height}" rx="8"/>', *marks, "</svg>"]
-    return "\n".join(lines) + "\n"
+    rows = ['<svg xmlns="http://www.w3.org/2000/svg" role="img" '
+            f'viewBox="-{MARGIN} 0 {wide} {height}" width="{wide}" height="{height}">',
+            f"<title>{escape(title)}</title>", f"<style>{style(colours)}</style>",
+            f'<rect class="ground" x="-{MARGIN}" width="{wide}" height="{height}" rx="8"/>',
+            *marks, "</svg>"]
+    return "\n".join(rows) + "\n"
 
 
 def style(colours):
     """The style sheet of one ground."""
     rules = [f"text{{font:16px {SANS};fill:{colours['ink']}}}",
              f".ground{{fill:{colours['ground']}}}", ".dash{stroke-dasharray:4 4}",
+             ".faint{stroke-opacity:.3}",
              ".s{font-size:14px}", f".c{{font:14px {MONO}}}", ".b{font-weight:600}",
              ".m{text-anchor:middle}", ".e{text-anchor:end}", ".wide{stroke-width:2.5}",
              f".grey{{fill:{colours['pale']};stroke:{colours['line']}}}",
              f"text.grey{{fill:{colours['words']};stroke:none}}",
-             f".grey.full{{fill:{colours['line']}}}", "text.on{fill:#0d1117}",
-             ".faint{stroke-opacity:.3}"]
+             f".grey.full{{fill:{colours['line']}}}", "text.on{fill:#0d1117}"]
     for hue, solid in HUES.items():
         rules += [f".{hue}{{fill:{colours['tints'][hue]};stroke:{solid}}}",
                   f"text.{hue}{{fill:{colours['texts'][hue]};stroke:none}}",
@@ -59,6 +60,11 @@ def text(x, y, words, look=""):
     spans = escape(words, quote=False).split("`")
     spans[1::2] = [f'<tspan class="c">{span}</tspan>' for span in spans[1::2]]
     return f'<text x="{number(x)}" y="{number(y)}"{named(look)}>{"".join(spans)}</text>'
+
+
+def lines(x, y, all_words, look="", high=20):
+    """Lines of text, one below the other, the first on y."""
+    return [text(x, y + high * i, words, look) for i, words in enumerate(all_words)]
 
 
 def box(x, y, width, height, look="grey", round=6):
@@ -96,6 +102,16 @@ def plus(x, y):
     """A sum: a circle with a plus."""
     return (f'<circle cx="{number(x)}" cy="{number(y)}" r="11" class="grey bare"/>'
             + line([(x - 5, y), (x + 5, y)]) + line([(x, y - 5), (x, y + 5)]))
+
+
+def key(x, y, entries):
+    """A legend, its first line on y: [(look, words of a line, of the next, ...)], of each a patch
+    of its look."""
+    marks = []
+    for look, *words in entries:
+        marks += [box(x, y - 14, 22, 18, look, 4), *lines(x + 34, y, words, high=22)]
+        y += 22 * len(words) + 6
+    return marks
 
 
 def bracket(x0, x1, y, look="grey", depth=6):

@@ -4,16 +4,19 @@ from harness.problems import PREFIX
 import re
 import xml.etree.ElementTree as ET
 from itertools import combinations
+from types import SimpleNamespace
 
 import jax
 import numpy as np
 import pytest
 from jax.sharding import NamedSharding
 
-from data import get_tokenizer
+import mtpb
+from data import get_batch, get_tokenizer
 from model import CONFIGS, param_table
 from reading import drawings
 from reading.svg import DARK, LIGHT, MARGIN, WIDTH, style
+from sample import truncate_turn
 
 NAMES = [draw.__name__ for draw in drawings.DRAWINGS]
 SVG = "{http://www.w3.org/2000/svg}"
@@ -64,11 +67,30 @@ def test_light_and_dark_differ_in_colours_alone(files, name):
     assert all(len(files[f"{name}{theme}.svg"]) < 20_000 for theme in ("", "-dark"))
 
 
-def test_the_part_of_a_chip_is_the_shardings():
+def brightness(colour):
+    """Relative luminance (WCAG 2) of "#rrggbb"."""
+    parts = [int(colour[i:i + 2], 16) / 255 for i in (1, 3, 5)]
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in parts]
+    return float(np.dot(linear, (0.2126, 0.7152, 0.0722)))
+
+
+@pytest.mark.parametrize("colours", [LIGHT, DARK], ids=["light", "dark"])
+def test_texts_stand_out_from_what_they_lie_on(colours):
+    """4.5 to 1, as WCAG 2 asks of small letters."""
+    grounds = [colours["ground"], colours["pale"], *colours["tints"].values()]
+    pairs = [(colours[name], ground) for name in ("ink", "words") for ground in grounds]
+    pairs += [(colours["texts"][hue], ground) for hue, tint in colours["tints"].items()
+              for ground in (colours["ground"], colours["pale"], tint)]
+    for pair in pairs:
+        dark, bright = sorted(map(brightness, pair))
+        assert (bright + 0.05) / (dark + 0.05) >= 4.5, pair
+
+
+def test_the_part_of_a_chip_is_the_shardings(files):
     shape, spec, _ = param_table(CONFIGS["350M"])["fc_in"]
     mesh = jax.sharding.AbstractMesh((2, 4, 4), ("dp", "fsdp", "tp"))
     _, rows, columns = NamedSharding(mesh, spec).shard_shape(shape)
-    words = " ".join(mark[-1] for mark in texts(drawings.files()["mesh.svg"]))
+    words = " ".join(mark[-1] for mark in texts(files["mesh.svg"]))
     assert f"{rows:,} × {columns:,} of {shape[1]:,} × {shape[2]:,}" in words
 
 
@@ -80,10 +102,18 @@ def test_a_nucleus_is_the_smallest_set_that_reaches_top_p(files):
     assert kept[:n] == [pytest.approx(p / sum(probs[:n]), abs=0.006) for p in probs[:n]]
 
 
-def test_an_epoch_has_each_sequence_once(files):
-    boxes = re.findall(r'rx="6" class="grey"/><text [^>]*>(\d+)<', files["steps.svg"])
-    n = len(boxes) // 2
-    assert sorted(boxes[:n]) == sorted(boxes[n:]) == [str(i) for i in range(n)] and boxes[:n] != boxes[n:]
+def test_batches_are_those_of_training(files):
+    boxes = [int(n) for n in re.findall(r'rx="6" class="grey"/><text [^>]*>(\d+)<', files["steps.svg"])]
+    data = SimpleNamespace(sequences=lambda split: len(boxes) // 2, read=lambda split, rows: rows.tolist())
+    size = drawings.ROWS
+    batches = [get_batch(data, "train", drawings.SEED, step, size) for step in range(len(boxes) // size)]
+    assert len(boxes) == 10 and sum(batches, []) == boxes
+
+
+def test_the_conversation_is_a_right_program_that_no_rule_cuts(files, capsys):
+    assert [truncate_turn(answer) for answer in drawings.ANSWERS] == drawings.ANSWERS
+    exec("".join(mtpb.history(drawings.ASKED, drawings.ANSWERS)), {})
+    assert f"expected: {capsys.readouterr().out.strip()}" in [mark[-1] for mark in texts(files["judge.svg"])]
 
 
 def test_what_is_reused_run_and_written_is_the_history():
