@@ -54,8 +54,8 @@ def block():
     marks = [
         *serial(40, 180), *parallel(368, 506),
         all_reduce(426, 384, "forward"), all_reduce(426, 432, "backward"),
-        *lines(494, 393, ["forward, results of", "the tp ranks add up"], "s", 18),
-        *lines(494, 441, ["backward, their", "gradients do"], "s", 18),
+        *lines(494, 393, ["forward: sums the", "results of tp ranks"], "s", 18),
+        *lines(494, 441, ["backward: sums", "their gradients"], "s", 18),
         text(155, 500, "2 forward + 2 backward", "m b orange"),
         text(490, 500, "1 forward + 1 backward", "m b orange"),
         *lines(155, 526, ["h = x + Attn(LN x)", "y = h + MLP(LN h)"], "m c grey"),
@@ -335,8 +335,8 @@ def judge():
                   ["expected: 3", "received: 3"], ["items = sorted(nums)", "print(items[-1])"],
                   back="3")
     marks += lines(320, 428, [
-        "Only plain values cross, checked before anything is built. An exit code or",
-        "a printed “passed” makes no pass: a program can only claim a value."], "s m")
+        "Only plain values come back, checked before anything is built. An exit code",
+        "or a printed “passed” makes no pass: a program can only claim a value."], "s m")
     return "The judge outside, the program inside, and what crosses the border", 462, marks
 
 
@@ -432,10 +432,11 @@ def schedule():
               text(x_of(168_000), 145, f"cosine: {cosine:,} steps", "s grey"),
               text(x_of(326_000), 234, "flat", "s m grey"),
               *lines(x_of(360_000), 44, ["anew: steps, moments, rate", "kept: the weights"], "s"),
-              text(x_of(575_000), 348, "its rate not confirmed", "s m grey"),
+              *lines(x_of(575_000), 347, ["rate not confirmed:", "drawn as MULTI’s"],
+                     "s m grey", 18),
               arrow([(x_of(210_000), 303), (x_of(375_000), 303)]),
               arrow([(x_of(468_000), 303), (x_of(532_000), 303)])]
-    return "The learning rate, and where NL, MULTI and MONO begin anew", 362, marks
+    return "The learning rate, and where NL, MULTI and MONO begin anew", 378, marks
 
 
 # ---- the files -----------------------------------------------------------------------------------
