@@ -1,4 +1,4 @@
-"""Which Python lies on this machine, and under which licences: the standard library and packages."""
+"""Which Python lies on a machine, and under which licences: standard library and packages."""
 import sysconfig
 from collections import Counter
 from importlib import metadata

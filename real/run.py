@@ -3,11 +3,11 @@
     python real/run.py --minutes 120        the standard library and all installed packages
     python real/run.py --input SRC DOCS     folders of your own
 
-Eight stages: a tokenizer, the corpus, a model that the time left is enough for, training, HumanEval,
-MTPB turn by turn and at once, the export, the page (README.md, loss.png and results.json in --out).
-Each is one command in a process of its own. A finished stage is a line of stages.jsonl, so the same
-command goes on where an interrupted one was. Needs tokenizers; matplotlib for the plot; safetensors,
-torch and transformers to look at the export.
+Eight stages: a tokenizer, the corpus, a model that the time left is enough for, training,
+HumanEval, MTPB turn by turn and at once, the export; then the page (README.md, loss.png and
+results.json in --out). Each is one command in a process of its own. A finished stage is a line of
+stages.jsonl, so the same command goes on where an interrupted one was. Needs tokenizers;
+matplotlib for the plot; safetensors, torch and transformers to look at the export.
 """
 import argparse
 import json
@@ -25,18 +25,19 @@ from harness import flags  # noqa: E402
 from harness.cli import call_script, cli, one_line_errors, unheard  # noqa: E402
 from harness.files import find_benchmark, read_lines, replace_file  # noqa: E402
 
-import corpus  # noqa: E402
+from real import corpus, page  # noqa: E402
 
-# By platform: entries of the tokenizer, tokens of a sequence and of a step. A small vocabulary leaves
-# the work of a small model to its layers; a step of a GPU has to fill it.
-SHAPES = {"cpu": (4096, 512, 8192), "gpu": (16384, 1024, 131072), "tpu": (16384, 1024, 131072)}
+# By platform: entries of the tokenizer, tokens of a sequence and of a step, texts sampled together.
+# A small vocabulary leaves the work of a small model to its layers; a GPU has to be filled.
+SHAPES = {"cpu": (4096, 512, 8192, 64), "gpu": (16384, 1024, 131072, 512),
+          "tpu": (16384, 1024, 131072, 512)}
 # Layers, heads, width, and the rate after warm-up, from small to large.
 LADDER = [(4, 4, 128, 4e-3), (6, 4, 192, 3e-3), (6, 4, 256, 2e-3), (8, 6, 384, 1.5e-3),
           (12, 8, 512, 1e-3), (12, 12, 768, 6e-4), (20, 16, 1024, 3e-4)]
 # Tokens a parameter that a rung must be able to see. The loss for a given amount of work is least
-# near 20 (Hoffmann et al. 2022) and hardly more at a quarter of it.
-ENOUGH = 5
-TRIAL = 12              # steps that a rung's speed is measured in; the first half is left out
+# near 20 (Hoffmann et al. 2022), and not much more where a model is larger and sees less.
+ENOUGH = 3
+TRIAL = 20              # steps that a rung's speed is measured in; the first half is left out
 EVALUATION = 0.2        # share of the minutes that is kept for sampling and scoring
 HUMANEVAL_N, MTPB_N, TEMPERATURES = 20, 4, (0.2, 0.8)
 
@@ -44,8 +45,8 @@ HUMANEVAL_N, MTPB_N, TEMPERATURES = 20, 4, (0.2, 0.8)
 class Work:
     """A folder of stages: which are done, what they found, what they took."""
 
-    def __init__(self, out, minutes):
-        self.out, self.minutes, self.file = out, minutes, out / "stages.jsonl"
+    def __init__(self, out):
+        self.out, self.file = out, out / "stages.jsonl"
         self.done = {}
         if self.file.exists():
             whole = self.file.read_bytes().rpartition(b"\n")
@@ -59,9 +60,10 @@ class Work:
     def stage(self, name, do):
         """What the stage found, as a dict: from the file, or by do() now."""
         if name not in self.done:
-            left = self.minutes - self.seconds() / 60
-            print(f"\n== {name} ({len(self.done) + 1} of {len(STAGES)}), {left:.0f} of "
-                  f"{self.minutes:g} minutes left", flush=True)
+            if self.done:
+                minutes = self.done["begin"]["minutes"]
+                print(f"\n== {name} ({len(self.done)} of {len(STAGES)}), "
+                      f"{minutes - self.seconds() / 60:.0f} of {minutes:g} minutes left", flush=True)
             begin = time.time()
             line = dict(stage=name, **do(self), seconds=round(time.time() - begin, 1))
             with open(self.file, "a") as file:
@@ -81,22 +83,22 @@ def call(script, *command):
 
 # ---- the stages ----------------------------------------------------------------------------------
 
-def begin(work, args):
+def begin(args):
     """What the run is made of: the settings, and where the Python lies."""
-    folders = [Path(path) for path in args.input or corpus.folders()]
+    folders = args.input or corpus.folders()
     probe = "import jax; d = jax.devices()[0]; print(d.platform, d.device_kind, sep='|')"
     with unheard():
         found = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True)
     platform, kind = (found.stdout.split("\n")[-2] if found.stdout else "cpu|CPU").split("|")
     packages = [] if args.input else corpus.packages()
-    return dict(minutes=args.minutes, limit=args.limit, own=bool(args.input), platform=platform,
+    return dict(minutes=args.minutes or 120, limit=args.limit, own=bool(args.input), platform=platform,
                 device=kind, folders=[str(f) for f in folders], packages=packages[:20],
                 n_packages=len(packages), licences=corpus.by_licence(packages))
 
 
 def learn_tokenizer(work):
     """From the first folder: 30 MB are plenty for so few entries."""
-    entries, _, _ = shape_of(work)
+    entries = shape_of(work)[0]
     file = work.out / "real.tiktoken"
     file.unlink(missing_ok=True)
     command, _ = call("data.py", "train-bpe", "--input", work.done["begin"]["folders"][0],
@@ -109,16 +111,17 @@ def prepare(work):
     folder = work.out / "data"
     shutil.rmtree(folder, ignore_errors=True)
     # Packages that lie inside the standard library belong to an interpreter that is not this one.
-    command, _ = call("data.py", "prepare", "--input", *work.done["begin"]["folders"], "--out", folder,
-                      "--tokenizer", work.out / "real.tiktoken", "--block_size", shape_of(work)[1],
-                      "--exclude_benchmarks", "--exclude", "site-packages")
+    command, _ = call("data.py", "prepare", "--input", *work.done["begin"]["folders"],
+                      "--out", folder, "--tokenizer", work.out / "real.tiktoken",
+                      "--block_size", shape_of(work)[1], "--exclude_benchmarks",
+                      "--exclude", "site-packages")
     return dict(command=command, meta=json.loads((folder / "meta.json").read_text()))
 
 
 def choose(work):
     """The largest rung of the ladder that sees enough tokens in the minutes that are left, by the
     speed that it is measured at here."""
-    left = work.minutes * 60 * (1 - EVALUATION) - work.seconds()
+    left = work.done["begin"]["minutes"] * 60 * (1 - EVALUATION) - work.seconds()
     trials, chosen, begin = [], None, time.time()
     for rung in LADDER:
         trial = try_out(work, rung)
@@ -142,9 +145,9 @@ def try_out(work, rung):
     steps = [json.loads(line)["tokens_per_s"] for line in open(out / "metrics.jsonl")]
     meta = json.loads(next(out.glob("step_*/config.json")).read_text())
     shutil.rmtree(out)
-    timed = sorted(steps[TRIAL // 2:])
+    timed = sorted(steps[TRIAL // 2:])      # what runs beside it can only slow a step down
     return dict(rung=rung, model=meta["model"], params=count(meta["model"]),
-                tokens_per_s=timed[len(timed) // 2])
+                tokens_per_s=timed[-len(timed) // 4])
 
 
 def count(model):
@@ -156,7 +159,7 @@ def count(model):
 def flags_of(work, rung, steps):
     """train.py's flags for one rung."""
     layers, heads, width, rate = rung
-    _, length, tokens = shape_of(work)
+    _, length, tokens, _ = shape_of(work)
     return ["--data", work.out / "data", "--n_layer", layers, "--n_head", heads, "--n_embd", width,
             "--rotary_dim", 16, "--batch_size", tokens // length, "--steps", steps,
             "--lr_max", rate, "--lr_end", rate / 20, "--warmup_steps", min(200, steps // 10)]
@@ -175,8 +178,12 @@ def train(work):
     rows = [json.loads(line) for line in open(out / "metrics.jsonl")]
     speeds = sorted(row["tokens_per_s"] for row in rows)
     return dict(command=command.replace("resume", "scratch"), tokens_per_s=speeds[len(speeds) // 2],
-                curve=thin([[r["step"], round(r["loss"], 4)] for r in rows], 200),
-                val=thin([[r["step"], round(r["val_loss"], 4)] for r in rows if "val_loss" in r], 60))
+                curve=thin(losses(rows, "loss"), 200), val=thin(losses(rows, "val_loss"), 60))
+
+
+def losses(rows, name):
+    """[[step, loss]] of the rows of metrics.jsonl that have it."""
+    return [[row["step"], round(row[name], 4)] for row in rows if name in row]
 
 
 def thin(rows, most):
@@ -197,10 +204,10 @@ def mtpb(work, mode):
 
 
 def benchmark(work, script, name, *more):
-    limit = work.done["begin"]["limit"]
-    if limit:
+    if limit := work.done["begin"]["limit"]:
         more += "--limit", limit
-    command, report = call(script, "run", "--ckpt", work.out / "model", "--out", work.out / name, *more)
+    command, report = call(script, "run", "--ckpt", work.out / "model", "--out", work.out / name,
+                           "--batch_size", shape_of(work)[3], *more)
     return dict(command=command, report=json.loads(report))
 
 
@@ -219,7 +226,8 @@ def open_export(folder):
             "i = t('def add(x, y):\\n', return_tensors='pt'); "
             "print(t.decode(m.generate(**i, max_new_tokens=24, do_sample=False)[0]))")
     with unheard():
-        found = subprocess.run([sys.executable, "-c", code, str(folder)], capture_output=True, text=True)
+        found = subprocess.run([sys.executable, "-c", code, str(folder)], capture_output=True,
+                               text=True)
     if found.returncode:
         print(f"not opened in transformers: {(found.stderr.split(chr(10)) or [''])[-2]}")
         return None
@@ -242,9 +250,9 @@ def parser():
     p = one_line_errors(argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False))
-    p.add_argument("--minutes", type=flags.number(1, 10 ** 5), default=120,
-                   help="for all stages together (default 120; 12 are enough on a GPU)")
-    p.add_argument("--input", nargs="+", type=flags.text, metavar="DIR",
+    p.add_argument("--minutes", type=flags.number(1, 10 ** 5),
+                   help="for all stages together (default 120; on a GPU say 12)")
+    p.add_argument("--input", nargs="+", type=flags.folder, metavar="DIR",
                    help="folders of source files (default: the standard library, all packages)")
     p.add_argument("--out", type=flags.text, default="out-real", metavar="DIR",
                    help="folder of the work and its page (default out-real)")
@@ -259,12 +267,14 @@ def main():
         find_benchmark(name)
     out = Path(args.out)
     out.mkdir(parents=True, exist_ok=True)
-    work = Work(out, args.minutes)
-    held = work.stage("begin", lambda work: begin(work, args))
-    work.minutes = held["minutes"]
+    work = Work(out)
+    held = work.stage("begin", lambda work: begin(args))
+    for name, now in dict(minutes=args.minutes, folders=args.input, limit=args.limit).items():
+        if now not in (None, held[name]):
+            raise ValueError(f"{out} holds a run with other {name} ({held[name]}): leave its flags out "
+                             "to go on with it, or choose another --out")
     for name, do in STAGES.items():
         work.stage(name, do)
-    import page
     print(f"\nthe page is {page.write(work.done, out)}")
 
 
