@@ -125,7 +125,7 @@ def choose(work):
     trials, chosen, begin = [], None, time.time()
     for rung in LADDER:
         trial = try_out(work, rung)
-        time_left = max(60, left - (time.time() - begin))
+        time_left = max(10, left - (time.time() - begin))
         trial["steps"] = int(time_left * trial["tokens_per_s"] / shape_of(work)[2])
         trial["tokens"] = trial["steps"] * shape_of(work)[2]
         trials.append(trial)
