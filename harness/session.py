@@ -303,7 +303,7 @@ class Session:
             if grows:
                 growing.show(re.sub(r"\n+[^\n]{0,4}\Z", "", text).lstrip("\n"))
 
-        with counting(self.doing) if self.live else contextlib.nullcontext() as wipe:
+        with self.working() as wipe:
             growing = Growing(wipe)
             turn = answer(chat, turns, said, self.args.max_new_tokens, self.stop,
                           stream if self.live else None)
@@ -315,6 +315,15 @@ class Session:
             print(f"(the context is full: the model no longer sees what was said before turn "
                   f"{turn['first'] + 1})", file=sys.stderr)
         return turn
+
+    @contextlib.contextmanager
+    def working(self):
+        """Inside, a terminal says that and how long we work -> what wipes this."""
+        if not self.live:
+            yield None
+            return
+        with self.terminal.unseen(), counting(self.doing) as wipe:
+            yield wipe
 
     def doing(self):
         """What takes so long."""

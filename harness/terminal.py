@@ -32,9 +32,13 @@ class Terminal:
             signal.signal(signal.SIGINT, self.press)
         signal.signal(signal.SIGALRM, lambda *_: None)
         self.readline, self.history = edited_lines(commands)
-        if sys.stdin.isatty():      # whoever is ended while a line is edited leaves it as it was
-            fd, modes = sys.stdin.fileno(), termios.tcgetattr(sys.stdin)
-            unfinished.append(lambda: termios.tcsetattr(fd, termios.TCSADRAIN, modes))
+        self.modes = termios.tcgetattr(sys.stdin) if sys.stdin.isatty() else None
+        unfinished.append(self.restore)     # who is ended while a line is edited leaves it as it was
+
+    def restore(self):
+        """Give the terminal back as we found it."""
+        if self.modes:
+            termios.tcsetattr(sys.stdin, termios.TCSADRAIN, self.modes)
 
     def press(self, *_):
         self.pressed = True
@@ -63,6 +67,17 @@ class Terminal:
         finally:
             signal.setitimer(signal.ITIMER_REAL, 0)
             self.waits = False
+
+    @contextlib.contextmanager
+    def unseen(self):
+        """What is typed in here is not shown amid what we show: it stands in the next line."""
+        if self.modes:
+            *others, local, a, b, c = self.modes
+            termios.tcsetattr(sys.stdin, termios.TCSADRAIN, [*others, local & ~termios.ECHO, a, b, c])
+        try:
+            yield
+        finally:
+            self.restore()
 
     def read(self):
         """The next line, None at the end. Ctrl-C drops what was typed; where nothing was it says
