@@ -81,15 +81,21 @@ def call(script, *command):
     return shown, call_script(ROOT / script, *command)
 
 
+def ask(code, *arguments):
+    """Run a few lines of Python in a process of their own, because who starts programs, as we do,
+    holds no JAX -> the finished process, with what it printed."""
+    with unheard():
+        return subprocess.run([sys.executable, "-c", code, *map(str, arguments)], cwd=ROOT,
+                              capture_output=True, text=True)
+
+
 # ---- the stages ----------------------------------------------------------------------------------
 
 def begin(args):
     """What the run is made of: the settings, and where the Python lies."""
     folders = args.input or corpus.folders()
-    probe = "import jax; d = jax.devices()[0]; print(d.platform, d.device_kind, sep='|')"
-    with unheard():
-        found = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True)
-    platform, kind = (found.stdout.split("\n")[-2] if found.stdout else "cpu|CPU").split("|")
+    found = ask("import jax; d = jax.devices()[0]; print(d.platform, d.device_kind, sep='|')")
+    platform, kind = found.stdout.split("\n")[-2].split("|") if found.stdout else ("cpu", "CPU")
     packages = [] if args.input else corpus.packages()
     return dict(minutes=args.minutes or 120, limit=args.limit, own=bool(args.input), platform=platform,
                 device=kind, folders=[str(f) for f in folders], packages=packages[:20],
@@ -152,8 +158,8 @@ def try_out(work, rung):
 
 def count(model):
     """How many parameters a model has; model: the sizes that a checkpoint names."""
-    from model import Config, num_params
-    return num_params(Config(**model))
+    return int(ask("import json, sys; from model import Config, num_params; "
+                   "print(num_params(Config(**json.loads(sys.argv[1]))))", json.dumps(model)).stdout)
 
 
 def flags_of(work, rung, steps):
@@ -225,9 +231,7 @@ def open_export(folder):
             "t, m = T.from_pretrained(sys.argv[1]), M.from_pretrained(sys.argv[1]); "
             "i = t('def add(x, y):\\n', return_tensors='pt'); "
             "print(t.decode(m.generate(**i, max_new_tokens=24, do_sample=False)[0]))")
-    with unheard():
-        found = subprocess.run([sys.executable, "-c", code, str(folder)], capture_output=True,
-                               text=True)
+    found = ask(code, folder.resolve())
     if found.returncode:
         print(f"not opened in transformers: {(found.stderr.split(chr(10)) or [''])[-2]}")
         return None
