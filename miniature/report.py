@@ -20,6 +20,7 @@ from harness.cli import cli, one_line_errors  # noqa: E402
 from harness.files import check, read_lines  # noqa: E402
 
 from humaneval import estimate_pass_at_k  # noqa: E402
+from miniature.plots import COLORS, GREY, pyplot, save  # noqa: E402
 from model import Config, flops_per_token, num_params  # noqa: E402
 
 CORPORA = {"nl": "NL", "multi": "MULTI", "mono": "MONO"}
@@ -336,17 +337,9 @@ def not_monotone(r):
 
 def plots(r, folder):
     """scaling.png, turns.png, loss.png. Transparent, in mid-tones: they are read on light pages and on dark ones."""
-    try:
-        import matplotlib
-    except ImportError:
-        print("matplotlib is not installed: no plots (pip install matplotlib)", file=sys.stderr)
+    if not (plt := pyplot()):
         return
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-    grey, colors = "#7d8590", ["#9a6bd6", "#e0862b", "#3b8eea", "#2fa36b"]
-    plt.rcParams.update({"text.color": grey, "axes.labelcolor": grey, "xtick.color": grey, "ytick.color": grey,
-                         "axes.edgecolor": grey, "axes.spines.top": False, "axes.spines.right": False, "font.size": 10,
-                         "axes.grid": True, "grid.color": grey, "grid.alpha": 0.25, "legend.frameon": False})
+    grey, colors = GREY, COLORS
     x = {s: r.params(s) for s in r.sizes if r.params(s)}
 
     def lines(ax, get, color, label, style="o-", size=5):
@@ -363,11 +356,6 @@ def plots(r, folder):
     def legend(ax, **where):
         if ax.get_legend_handles_labels()[0]:       # an unfinished run may have nothing to show
             ax.legend(**where)
-
-    def save(figure, name):
-        figure.tight_layout()
-        figure.savefig(folder / name, dpi=110, transparent=True)
-        plt.close(figure)
 
     figure, axes = plt.subplots(1, 3, figsize=(10.5, 3.6))
     for (kind, name), color, size in zip(CORPORA.items(), colors, (9, 6, 5)):       # what lies on one another is still seen
@@ -386,7 +374,7 @@ def plots(r, folder):
     axes[2].set_xticks(paper, list(PAPER_SIZES))
     axes[2].minorticks_off()
     axes[2].legend(loc="upper left")
-    save(figure, "scaling.png")
+    save(figure, folder / "scaling.png")
 
     figure, axes = plt.subplots(1, 2, figsize=(10.5, 3.8))
     for (kind, name), color in zip(PLACES.items(), colors[2:0:-1]):
@@ -406,7 +394,7 @@ def plots(r, folder):
     axes[1].grid(axis="x", visible=False)
     axes[1].margins(y=0.1)
     legend(axes[1], loc="upper left", fontsize=8.5)
-    save(figure, "turns.png")
+    save(figure, folder / "turns.png")
 
     figure, axes = plt.subplots(1, 2, figsize=(10.5, 3.8))
     starts = np.cumsum([0, *[r.settings["steps"][kind] for kind in CORPORA]])
@@ -434,7 +422,7 @@ def plots(r, folder):
         ticks = [t for t in (0.2, 0.3, 0.4, 0.5, 0.7, 1, 1.5, 2, 3, 5) if ax.get_ylim()[0] <= t <= ax.get_ylim()[1]]
         ax.set_yticks(ticks, ticks)
         ax.yaxis.minorticks_off()
-    save(figure, "loss.png")
+    save(figure, folder / "loss.png")
 
 
 # ------------------------------------------------------- the text ---------------------------------------------

@@ -16,6 +16,7 @@ from harness import flags  # noqa: E402
 from harness.cli import cli, one_line_errors  # noqa: E402
 from harness.files import read_json, replace_file  # noqa: E402
 
+from miniature.plots import COLORS, pyplot, save  # noqa: E402
 from real.collect import MODES, collect  # noqa: E402
 
 
@@ -217,20 +218,11 @@ The model in Hugging Face's layout, opened by transformers, {opened}"""
 
 def plot(r, path):
     """Loss over tokens, transparent and in mid-tones, for light pages and dark ones."""
-    try:
-        import matplotlib
-    except ImportError:
-        print("matplotlib is not installed: no plot (pip install matplotlib)", file=sys.stderr)
+    if not (plt := pyplot()):
         return
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-    grey = "#7d8590"
-    names = ("text.color", "axes.labelcolor", "xtick.color", "ytick.color", "axes.edgecolor")
-    plt.rcParams.update(dict.fromkeys(names, grey) | {"axes.spines.top": False,
-                                                      "axes.spines.right": False})
     figure, ax = plt.subplots(figsize=(8, 3.4))
     tokens = r["chosen"]["tokens"] / r["chosen"]["steps"] / 1e6
-    for name, color, label in (("curve", "#3b8eea", "a batch"), ("val", "#e0862b", "validation")):
+    for name, color, label in (("curve", COLORS[2], "a batch"), ("val", COLORS[1], "validation")):
         steps, losses = zip(*r[name])
         ax.plot([s * tokens for s in steps], losses, color=color, label=label,
                 linewidth=1 if name == "curve" else 2)
@@ -239,10 +231,8 @@ def plot(r, path):
     ticks = [t for t in (1, 1.5, 2, 3, 4, 6, 8) if t > lowest * 0.9]
     ax.set_yticks(ticks, [f"{t:g}" for t in ticks])
     ax.minorticks_off()
-    ax.grid(color=grey, alpha=0.25)
-    ax.legend(frameon=False)
-    figure.tight_layout()
-    figure.savefig(path, dpi=110, transparent=True)
+    ax.legend()
+    save(figure, path)
 
 
 def write(done, out):
