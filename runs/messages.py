@@ -41,10 +41,8 @@ def conclude(run, signal, source):
         if run.data.meta.get("miniature") == "mono" and not run.args.no_benchmark:
             from miniature.closing import closing
             closing(run.out, run.val_loss)
-        commands = next_commands(run.out, run.data)
-        width = max(len(command) for command, _ in commands)
-        for i, (command, what) in enumerate(commands):
-            print(f"{'' if i else 'next:':7}{command:{width}}   # {what}")
+        for i, (command, what) in enumerate(next_commands(run.out, run.data)):
+            print(f"{'' if i else 'next:':7}{command}   # {what}")
 
 
 AFTER = {"nl": "multi", "multi": "mono"}    # corpus -> the one that the paper goes on with
@@ -78,8 +76,8 @@ def opening(data) -> str:
     for ids in get_sequences(data, split, 0, 0, 8):
         text = tokenizer.decode(ids.tolist()).replace(END_OF_TEXT.decode(), "\n")
         # Behind a line break, because a sequence may begin in the middle of a line; not indented;
-        # 10 to 60 characters, up to the end of a word; no half of a character.
-        found = re.search(r"(?<=\n)\w[^\n\ufffd]{9,59}(?!\w)", text)
+        # 10 to 40 characters, up to the end of a word; no half of a character.
+        found = re.search(r"(?<=\n)\w[^\n\ufffd]{9,39}(?!\w)", text)
         if found and found[0].isprintable():
             return found[0].rstrip()
     return ""

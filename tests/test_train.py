@@ -976,8 +976,8 @@ def test_the_line_of_the_files_is_whole_words_and_no_half_of_a_character():
         return messages.opening(packed)
 
     assert opening("in the middle of it\n  indented by two\nimport this, that\n") == "import this, that"
-    assert opening("\n" + "word " * 20) == ("word " * 12).rstrip()
-    assert opening("\n" + "word " * 20 + "w") == ("word " * 12).rstrip()
+    assert opening("\n" + "word " * 20) == ("word " * 8).rstrip()
+    assert opening("\n" + "word " * 20 + "w") == ("word " * 8).rstrip()
     assert opening("\n今天天气很好，我们去公园。") == "今天天气很好，我们去公园。"
     assert opening("\n今天天气很好，我们去公园。", cut=1) == "今天天气很好，我们去公园"
     assert opening("one line alone, and it is long") == opening("\na\x1b[2Jbcdefghijkl\n") == ""
