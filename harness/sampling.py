@@ -4,8 +4,10 @@ Without JAX, because --help and a wrong flag need not wait for it.
 """
 from harness import flags
 from harness.cli import one_line_errors
+from harness.files import check_writable
 
 import argparse
+import os
 import re
 import sys
 
@@ -36,6 +38,7 @@ def parser(description):
     p.add_argument("--mp_num", type=flags.whole(1, 1024),
                    help="of a Hugging Face folder: blocks of its fused qkv_proj (default 4; a "
                         "CodeGen2 may have 8, and is asked for)")
+    trace_flags(p)
     p.add_argument("--plan", action="store_true",
                    help="sample nothing: say what decoding --model takes on a TPU")
     p.add_argument("--model", type=flags.text,
@@ -45,13 +48,54 @@ def parser(description):
     return p
 
 
+def trace_flags(p):
+    """A page that shows a model think: runs/trace.py."""
+    p.add_argument("--trace", type=flags.new_file,
+                   help="write a web page that shows each token's probability, what else it could "
+                        "have been, and how well the prompts were understood")
+    p.add_argument("--samples", type=flags.sample_file,
+                   help="with --trace: sample nothing, show what mtpb.py or humaneval.py sampled "
+                        "into this file")
+    p.add_argument("--problems", type=flags.file,
+                   help="with --samples of humaneval.py: its problem file (default: the official "
+                        "one)")
+    p.add_argument("--limit", type=flags.whole(1, 10 ** 5), default=40,
+                   help="with --trace: so many texts at most, of --samples the first of each case "
+                        "before all second ones (default 40)")
+
+
+PAGE = b"<!doctype html>\n<!-- a trace page of sample.py -->"      # how runs/trace.html begins
+
+
 def parse_args(description, argv=None):
     """The flags, of sys.argv by default. Each command but a plan needs a model: --ckpt."""
     p = parser(description)
     args = p.parse_args(argv)
     if not (args.ckpt or args.plan or args.model or args.topology):
         p.error("the following arguments are required: --ckpt")
+    try:
+        check_trace(args)
+    except ValueError as error:
+        p.error(str(error))
     return args
+
+
+def check_trace(args):
+    """ValueError for flags of a page that do not fit, and for a FILE that it must not replace."""
+    if args.samples and (not args.trace or args.prompt):
+        raise ValueError("--samples shows what is in a file: give it with --trace FILE.html and "
+                         "without --prompt")
+    if args.problems and not args.samples:
+        raise ValueError("--problems is for --samples FILE")
+    if args.trace and args.plan:
+        raise ValueError("--plan samples nothing: leave out --trace")
+    if args.trace:
+        if os.path.isfile(args.trace) and os.path.getsize(args.trace):
+            with open(args.trace, "rb") as file:
+                if file.read(len(PAGE)) != PAGE:
+                    raise ValueError(f"{args.trace} is there and is no trace page: give --trace "
+                                     "another name")
+        check_writable(args.trace, what="the page", flag="--trace")
 
 
 def read_prompt() -> str:
