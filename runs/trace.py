@@ -147,7 +147,7 @@ class Page:
         ids = np.zeros((self.rows, size), np.int32)
         for row, tokens in zip(ids, lists):
             row[:len(tokens)] = tokens
-        logits = np.asarray(self.forward(self.params, ids))[..., :self.tokenizer.n_vocab]
+        logits = np.asarray(self.forward(self.params, ids))
         return [row[:len(tokens)] for row, tokens in zip(logits, lists)]
 
     def turn(self, text, said, answer, made, ids, begin, **facts):
@@ -173,12 +173,13 @@ class Page:
         shown = tokens_in([(begin, len(text))], text, read, tokenizer)
         likely = [log_probability(read[i], before_read[i]) for i in np.flatnonzero(asked)]
         texts = pieces(read, tokenizer)
-        told = [[among_all(read[i], before_read[i], 1, math.inf, READ) | dict(text=texts[i])
+        known = slice(tokenizer.n_vocab)        # the rows behind it stand for nothing
+        told = [[among_all(read[i], before_read[i, known], 1, math.inf, READ) | dict(text=texts[i])
                  for i in np.flatnonzero(part)] for part in (shown & ~asked, asked)]
         temperature, top_p = facts["temperature"], facts["top_p"]
         turn = facts | dict(
             head=told[0], said=told[1],
-            made=[among_all(token, logits, temperature, top_p, NUCLEUS) | dict(text=piece)
+            made=[among_all(token, logits[known], temperature, top_p, NUCLEUS) | dict(text=piece)
                   for token, logits, piece in zip(made, before_made[len(ids) - 1:],
                                                   pieces(made, tokenizer))],
             kept=self.kept(made, answer), greedy=is_greedy(temperature, top_p),
@@ -299,7 +300,8 @@ def read_samples(path, problems):
         case += [given] * (given not in case)
         title = f"problem {name} · case {case.index(given) + 1}" if multi else r["task_id"]
         count[title] += 1
-        talks.append((count[title], f"{title} · sample {count[title]}", verdict, told))
+        number = f" · sample {count[title]}" * (count[title] > 1)
+        talks.append((count[title], title + number, verdict, told))
     return [talk[1:] for talk in sorted(talks, key=lambda talk: talk[0])]
 
 
