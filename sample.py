@@ -8,9 +8,8 @@ from harness import sampling
 from harness.cli import CORES, cli
 from harness.devices import check_divides, find_devices
 from harness.folder import find_checkpoint
-from harness.problems import PREFIX  # how every history of the paper's benchmark begins
 from harness.sampling import read_prompt, unescape
-from harness.session import run_program, talk  # noqa: F401 (run_program is for who imports us)
+from harness.session import run_program, show_sample, talk  # noqa: F401 (for importers)
 from harness.spans import tokens_in
 
 import dataclasses
@@ -315,7 +314,8 @@ class Chat:
         self.cache = init_cache(config, self.B, self.room, unstacked, self.at(CACHE))
         self.tokens_run = 0                     # that went through the model, padding not counted
         self.dropped = [0] * rows               # tokens of the history that do not fit the context
-        self.rows = []                          # the Row of each history in the last turn
+        self.reused = [0] * rows                # tokens of it that the cache held
+        self.rows = []                          # each history's Row in the last turn
 
     def at(self, spec):
         """Where an array lies, None for one device."""
@@ -362,6 +362,7 @@ class Chat:
                 for old, new, held, budget in zip(self.texts, texts, self.held, budgets)]
         self.rows, self.texts = rows, [row.text for row in rows]
         self.dropped = [row.dropped for row in rows]
+        self.reused = [row.cached for row in rows]
         logits = self.read(rows, stream)
         self.write(rows, logits, cut, stream)
         self.texts = [row.text + row.answer for row in rows]
@@ -552,23 +553,11 @@ def load(ckpt, dtype=None, mp_num=None, mesh=None):
 
 # ---- the session ---------------------------------------------------------------------------------
 
-def session(params, config, tokenizer, args):
+def session(params, config, tokenizer, args, after_turn=None):
     """Each line is a turn; the model answers with a subprogram and sees all that came before
-    (paper, section 4)."""
+    (paper, section 4). after_turn(turns): see harness/session.py, which has the commands too."""
     chat = Chat(params, config, tokenizer, 1, args.temperature, args.top_p, args.seed)
-    program = lambda turns: PREFIX + "".join(f"# {line}\n{code}\n\n" for line, code in turns)
-
-    def answer(turns, line, sample, stream):
-        chat.rewrite([program(turns)])
-        chat.sample_ids = [sample]
-        (text, reason), = chat.turn([f"# {line}\n"], args.max_new_tokens, truncate_turn, stream,
-                                    keep_newest=True)
-        if chat.dropped[0]:
-            print(f"(the history outgrew the context: its oldest {chat.dropped[0]} tokens are no "
-                  "longer seen)", file=sys.stderr)
-        return text.rstrip("\n"), reason
-
-    talk(answer, program, args.unsafe)
+    talk(chat, truncate_turn, args, after_turn)
 
 
 def main():
@@ -579,7 +568,7 @@ def main():
     if args.samples:
         from runs.trace import main as trace_main
         return trace_main(args)
-    prompt = read_prompt() if args.prompt == "-" else args.prompt
+    prompt = read_prompt(args)
     find_devices()
     mesh = make_mesh(args.dp, tp=args.tp)
     config, params, tokenizer = load(args.ckpt, args.dtype, args.mp_num, mesh)
@@ -588,13 +577,17 @@ def main():
         from runs.trace import Page
         page = Page(args, params, config, tokenizer)
     if prompt is None:
-        return session(params, config, tokenizer, args, page)
+        return session(params, config, tokenizer, args, page and page.session)
+    watch = page and partial(page.add_samples, prompt)
     stop = tuple(map(unescape, args.stop))
+    if args.num_samples == 1 and sys.stdout.isatty():       # one is shown as it grows
+        chat = Chat(params, config, tokenizer, 1, args.temperature, args.top_p, args.seed)
+        show_sample(chat, prompt, args.max_new_tokens, stop)
+        return watch and watch(chat.rows)
     for start in range(0, args.num_samples, BATCH):         # many are shown as they come
         ids = range(start, min(start + BATCH, args.num_samples))
         samples = generate(params, config, tokenizer, [prompt] * len(ids), args.max_new_tokens,
-                           args.temperature, args.top_p, args.seed, stop, ids,
-                           watch=page and partial(page.add_samples, prompt))
+                           args.temperature, args.top_p, args.seed, stop, ids, watch=watch)
         for i, (text, reason) in zip(ids, samples):
             print(f"----- sample {i} (ended by {reason})\n{prompt}{text}", flush=True)
 

@@ -9,6 +9,7 @@ from harness.files import check, find_benchmark, read_lines, replace_file
 from harness.folder import find_checkpoint, fingerprint
 from harness.problems import read_humaneval
 from harness.spans import tokens_in
+from harness.transcript import program
 
 import base64
 import codecs
@@ -33,6 +34,7 @@ from mtpb import MAX_GEN_LENGTH
 from tpu_mesh import make_mesh
 
 TEMPLATE = Path(__file__).with_name("trace.html")
+FACTS = "temperature", "top_p", "reason", "run", "reused", "dropped"     # what a turn tells of itself
 NUCLEUS, CUT, READ = 20, 3, 5   # candidates named: of a nucleus, of what was cut, for a token read
 
 
@@ -207,6 +209,29 @@ class Page:
         for row in rows[:self.limit - len(self.talks)]:
             self.add(f"sample {len(self.talks)}", [self.turn_of_row(row, prompt, 0)])
         self.write()
+
+    def session(self, turns):
+        """The turns of a session (harness/session.py), as they are now; the page is written."""
+        shown = []
+        for i, turn in enumerate(turns):
+            text, made = program(turns[turn["first"]:i]) + turn["said"], turn["made"]
+            facts = {name: turn[name] for name in FACTS}
+            shown.append(self.turn(text, turn["said"], made, self.sampled(turn),
+                                   self.tokenizer.encode(text), len(text) - len(turn["said"])
+                                   if i else 0, **facts))
+        self.talks = []
+        self.add("the session", shown)
+        self.write()
+
+    def sampled(self, turn) -> list:
+        """The tokens of an answer; its text cut into tokens anew where they are not known, as in a
+        program that was loaded."""
+        tokens = turn.get("sampled")
+        if isinstance(tokens, list) and set(tokens) <= set(range(self.tokenizer.n_vocab)):
+            text = self.tokenizer.decode([t for t in tokens if t != self.tokenizer.eot])
+            if text.startswith(turn["made"]):
+                return tokens
+        return self.tokenizer.encode(turn["made"])
 
     def retell(self, told):
         """The turns of a conversation of which the texts alone are known, as a session of its own
