@@ -314,7 +314,6 @@ class Chat:
         self.cache = init_cache(config, self.B, self.room, unstacked, self.at(CACHE))
         self.tokens_run = 0                     # that went through the model, padding not counted
         self.dropped = [0] * rows               # tokens of the history that do not fit the context
-        self.reused = [0] * rows                # tokens of it that the cache held
         self.rows = []                          # each history's Row in the last turn
 
     def at(self, spec):
@@ -362,7 +361,6 @@ class Chat:
                 for old, new, held, budget in zip(self.texts, texts, self.held, budgets)]
         self.rows, self.texts = rows, [row.text for row in rows]
         self.dropped = [row.dropped for row in rows]
-        self.reused = [row.cached for row in rows]
         logits = self.read(rows, stream)
         self.write(rows, logits, cut, stream)
         self.texts = [row.text + row.answer for row in rows]
@@ -483,8 +481,8 @@ def generate(params, config, tokenizer, prompts, max_new_tokens=128, temperature
     """Continue each prompt -> [(text, reason)], in order. ValueError for an empty or too long one.
 
     Row b's text depends on (seed, prompts[b], sample_ids[b]) and not on the rows beside it;
-    sample_ids defaults to 0, 1, 2, ... stop: literal strings or a truncate rule. watch, if given,
-    is called with the Rows of each batch.
+    sample_ids defaults to 0, 1, 2, ... stop: literal strings or a truncate rule. watch(Rows) is
+    called behind each batch.
     """
     sample_ids = list(range(len(prompts))) if sample_ids is None else list(sample_ids)
     out = []
@@ -572,10 +570,9 @@ def main():
     find_devices()
     mesh = make_mesh(args.dp, tp=args.tp)
     config, params, tokenizer = load(args.ckpt, args.dtype, args.mp_num, mesh)
-    page = None
     if args.trace:
         from runs.trace import Page
-        page = Page(args, params, config, tokenizer)
+    page = args.trace and Page(args, params, config, tokenizer)
     if prompt is None:
         return session(params, config, tokenizer, args, page and page.session)
     watch = page and partial(page.add_samples, prompt)

@@ -66,8 +66,9 @@ def answer(chat, turns, said, limit, stop, stream=None) -> dict:
         budget = max(1, min(limit, context - size))
         chat.rewrite([seen])
         (_, reason), = chat.turn([said + made], budget, cut, stream and grow)
-        run, reused = run + size - chat.reused[0], reused + chat.reused[0]
-        sampled += chat.rows[0].made
+        row, = chat.rows
+        run, reused = run + size - row.cached, reused + row.cached
+        sampled += row.made
         made, limit = whole, limit - budget
         if reason == "length" and limit and first < len(turns):
             made, first, reason = made.rstrip("\ufffd"), first + 1, ""

@@ -226,8 +226,8 @@ class Page:
     def sampled(self, turn) -> list:
         """The tokens of an answer; its text cut into tokens anew where they are not known, as in a
         program that was loaded."""
-        tokens = turn.get("sampled")
-        if isinstance(tokens, list) and set(tokens) <= set(range(self.tokenizer.n_vocab)):
+        tokens, known = turn.get("sampled"), range(self.tokenizer.n_vocab)
+        if isinstance(tokens, list) and all(type(t) is int and t in known for t in tokens):
             text = self.tokenizer.decode([t for t in tokens if t != self.tokenizer.eot])
             if text.startswith(turn["made"]):
                 return tokens
@@ -251,7 +251,8 @@ class Page:
                   for t in turn["head"] + turn["said"] + turn["made"]]
         ids = {i for t in tokens for i, *_ in [[t["id"]], *t["kept"], *t["cut"]]}
         names = {i: name_of(i, self.tokenizer) for i in sorted(ids)}
-        page = fill_in(dict(model=self.model, names=names, talks=self.talks))
+        page = fill_in(dict(model=self.model, names=names, end=self.tokenizer.eot,
+                            talks=self.talks))
         replace_file(self.path, page.encode())
 
 
@@ -294,6 +295,7 @@ def main(args):
     for title, verdict, told in tqdm(talks, "conversations", disable=None):
         page.add(title, page.retell(told), **verdict)
     page.write()
+    print(f"wrote {args.trace}, texts: {len(talks)}")
 
 
 def settings_of(args):

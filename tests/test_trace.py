@@ -1,4 +1,7 @@
 """Laws of the trace page: its numbers are decode's and prompt_logprob's, and nothing that a model wrote can act on it."""
+from harness import session
+from harness.transcript import program
+
 import contextlib
 import dataclasses
 import io
@@ -115,6 +118,27 @@ def test_run_reused_and_dropped_add_up_to_the_history(tmp_path):
         assert turn["run"] + turn["reused"] + turn["dropped"] == len(TOKENIZER.encode(text))
         text += answer
     assert turns[0]["reused"] == 0 < turns[1]["reused"] and turns[-1]["dropped"] > 0 == turns[1]["dropped"]
+
+
+def test_a_session_page_is_what_the_session_was(tmp_path):
+    """Turn by turn, with its own tokens; what it ran, reused and dropped is its history, also when old turns have gone."""
+    path, config = tmp_path / "t.html", dataclasses.replace(CONFIG, block_size=160)
+    page, chat, turns = page_of(path, config=config), Chat(PARAMS, config, TOKENIZER, 1, 0.8, 0.9, seed=3), []
+    for number in range(6):
+        said = f"# turn {number}\n"
+        history = program(turns) + said
+        turns.append(session.answer(chat, turns, said, 9, sample.truncate_turn))
+        page.session(turns)
+        shown = data_of(path)["talks"][0]["turns"]
+        assert [t["id"] for t in shown[-1]["made"]] == turns[-1]["sampled"] == chat.rows[0].made
+        assert all(t["inside"] for t in shown[-1]["made"])
+        assert sum(shown[-1][name] for name in ("run", "reused", "dropped")) == len(TOKENIZER.encode(history))
+    assert len(shown) == 6 and shown[0]["head"] and not shown[1]["head"] and shown[1]["reused"] and shown[-1]["dropped"]
+    page.session([turns[0], turns[1] | dict(sampled=[1, "x", 10 ** 9])])        # two were taken back; a damaged transcript
+    first, second = data_of(path)["talks"][0]["turns"]
+    assert first == shown[0] and [t["id"] for t in second["made"]] == TOKENIZER.encode(turns[1]["made"])
+    page.session([])
+    assert data_of(path)["talks"][0]["turns"] == []
 
 
 def test_tokens_that_a_rule_cut_are_shown_behind_the_answer(tmp_path):
@@ -255,9 +279,9 @@ def test_nothing_but_an_earlier_page_is_replaced(tmp_path, capsys):
     hostile_page(page)
     good = ["--ckpt", "x", "--trace", str(page)]
     assert sample.parse_args(good).trace == str(page) and data_of(page)
-    for args, words in ((["--trace", str(mine)], "no trace page"), (["--trace", str(tmp_path / "no" / "t.html")], "No such file"),
-                        (["--trace", str(tmp_path)], "is a folder"), (["--samples", str(mine)], "--trace"),
-                        (["--prompt", "x", "--samples", str(mine), "--trace", str(page)], "without --prompt"),
+    for args, words in ((["--trace", str(mine)], "no trace page"), (["--trace", str(tmp_path)], "is a folder"),
+                        (["--trace", str(tmp_path / "no" / "t.html")], "No such file"), (["--samples", str(mine)], "--trace"),
+                        (["--prompt", "x", "--samples", str(mine), "--trace", str(page)], "without a prompt"),
                         (["--trace", str(page), "--problems", str(mine)], "--samples"),
                         (["--trace", str(page), "--plan"], "--plan")):
         with pytest.raises(SystemExit) as left:
