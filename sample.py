@@ -3,6 +3,7 @@
     python sample.py --ckpt out --prompt '# Assign 3 to "x".'      one or more samples of a prompt
     python sample.py --ckpt out                                   say what you want, turn by turn
     printf '%s\\n' 'Assign ...' 'Print ...' | python sample.py --ckpt out       turns from a pipe
+    python sample.py --ckpt out --trace page.html      and what else each token could have been
 """
 from harness import sampling
 from harness.cli import CORES, cli
