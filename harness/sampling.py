@@ -4,8 +4,10 @@ Without JAX, because --help and a wrong flag need not wait for it.
 """
 from harness import flags, transcript
 from harness.cli import one_line_errors
+from harness.files import check_writable
 
 import argparse
+import os
 import re
 import sys
 from pathlib import Path
@@ -42,6 +44,7 @@ def parser(description):
     p.add_argument("--mp_num", type=flags.whole(1, 1024),
                    help="of a Hugging Face folder: blocks of its fused qkv_proj (default 4; a "
                         "CodeGen2 may have 8, and is asked for)")
+    trace_flags(p)
     p.add_argument("--plan", action="store_true",
                    help="sample nothing: say what decoding --model takes on a TPU")
     p.add_argument("--model", type=flags.text,
@@ -49,6 +52,25 @@ def parser(description):
     p.add_argument("--topology", type=flags.text, help="with --plan: a TPU, like v5p:1x1x1; one "
                    "chip decodes (default v4:1x1x1)")
     return p
+
+
+def trace_flags(p):
+    """A page that shows a model think: runs/trace.py."""
+    p.add_argument("--trace", type=flags.new_file,
+                   help="write a web page that shows each token's probability, what else it could "
+                        "have been, and how well the prompts were understood")
+    p.add_argument("--samples", type=flags.sample_file,
+                   help="with --trace: sample nothing, show what mtpb.py or humaneval.py sampled "
+                        "into this file")
+    p.add_argument("--problems", type=flags.file,
+                   help="with --samples of humaneval.py: its problem file (default: the official "
+                        "one)")
+    p.add_argument("--limit", type=flags.whole(1, 10 ** 5), default=40,
+                   help="with --trace: so many texts at most, of --samples the first of each case "
+                        "before all second ones (default 40)")
+
+
+PAGE = b"<!doctype html>\n<!-- a trace page of sample.py -->"      # how runs/trace.html begins
 
 
 def parse_args(description, argv=None):
@@ -61,6 +83,10 @@ def parse_args(description, argv=None):
     prompts = [name for name in ("prompt", "prompt_file", "continued") if getattr(args, name)]
     if len(prompts) > 1:
         p.error("give one of --prompt, --prompt_file and --continue")
+    try:
+        check_trace(args)
+    except ValueError as error:
+        p.error(str(error))
     args.opened = None
     if args.continued:
         try:
@@ -72,6 +98,24 @@ def parse_args(description, argv=None):
         if getattr(args, name) is None:
             setattr(args, name, before.get(name, default))
     return args
+
+
+def check_trace(args):
+    """ValueError for flags of a page that do not fit, and for a FILE that it must not replace."""
+    if args.samples and (not args.trace or args.prompt or args.prompt_file or args.continued):
+        raise ValueError("--samples shows what is in a file: give it with --trace FILE.html, and "
+                         "without a prompt or --continue")
+    if args.problems and not args.samples:
+        raise ValueError("--problems is for --samples FILE")
+    if args.trace and args.plan:
+        raise ValueError("--plan samples nothing: leave out --trace")
+    if args.trace:
+        if os.path.isfile(args.trace) and os.path.getsize(args.trace):
+            with open(args.trace, "rb") as file:
+                if file.read(len(PAGE)) != PAGE:
+                    raise ValueError(f"{args.trace} is there and is no trace page: give --trace "
+                                     "another name")
+        check_writable(args.trace, what="the page", flag="--trace")
 
 
 def read_prompt(args):

@@ -48,6 +48,7 @@ def answer(chat, turns, said, limit, stop, stream=None) -> dict:
     """
     context, made, whole, reason = chat.config.block_size, "", "", ""
     first = run = reused = 0
+    sampled = []        # its tokens, those too that the rule cut away
 
     def cut(more):      # the rule sees the whole answer, also where it was made in two parts
         nonlocal whole
@@ -65,13 +66,16 @@ def answer(chat, turns, said, limit, stop, stream=None) -> dict:
         budget = max(1, min(limit, context - size))
         chat.rewrite([seen])
         (_, reason), = chat.turn([said + made], budget, cut, stream and grow)
-        run, reused = run + size - chat.reused[0], reused + chat.reused[0]
+        row, = chat.rows
+        run, reused = run + size - row.cached, reused + row.cached
+        sampled += row.made
         made, limit = whole, limit - budget
         if reason == "length" and limit and first < len(turns):
             made, first, reason = made.rstrip("\ufffd"), first + 1, ""
     dropped = tokens(chat, program(turns)) - tokens(chat, program(turns[first:]))
     return dict(said=said, made=made.rstrip("\n"), reason=reason, first=first, dropped=dropped,
-                run=run, reused=reused, temperature=chat.temperature, top_p=chat.top_p)
+                run=run, reused=reused, temperature=chat.temperature, top_p=chat.top_p,
+                sampled=sampled)
 
 
 def show_sample(chat, prompt, limit, stops):

@@ -39,7 +39,8 @@ class Echo:
 
     def __init__(self, context=10 ** 6):
         self.config, self.tokenizer = SimpleNamespace(block_size=context), TOKENIZER
-        self.temperature, self.top_p, self.reused, self.seen = 0.2, 0.95, [0], []
+        self.temperature, self.top_p, self.seen = 0.2, 0.95, []
+        self.rows = [SimpleNamespace(cached=0, made=[])]
 
     def rewrite(self, texts):
         self.history, = texts
