@@ -2,7 +2,7 @@
 from harness.cli import PROJECT
 from harness.files import read_lines
 from harness.problems import PREFIX
-from harness.session import printable
+from harness.terminal import printable
 
 import json
 import signal
