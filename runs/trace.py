@@ -257,9 +257,10 @@ class Page:
 
 
 def perplexity(turns):
-    """Of all that was said, None where nothing was."""
+    """Of all that was said, None where nothing was. At most e^700, because a float holds no more,
+    and a model that has learned nothing can mean it."""
     total, count = np.sum([turn["logprob"] for turn in turns], 0) if turns else (0, 0)
-    return math.exp(-total / count) if count else None
+    return math.exp(min(700, -total / count)) if count else None
 
 
 def fill_in(data) -> str:
