@@ -259,7 +259,7 @@ class Page:
 def perplexity(turns):
     """Of all that was said, None where nothing was."""
     total, count = np.sum([turn["logprob"] for turn in turns], 0) if turns else (0, 0)
-    return math.exp(-total / count) if count else None
+    return math.exp(min(-total / count, 700)) if count else None    # a number that JSON has
 
 
 def fill_in(data) -> str:
