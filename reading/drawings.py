@@ -50,11 +50,11 @@ HERE = Path(__file__).parent
 # ---- 2.2: the block ------------------------------------------------------------------------------
 
 def block():
-    """The block that most Transformers have beside CodeGen's, and what tp ranks add up in each."""
+    """The block that most Transformers have beside CodeGen's, and what the chips of tp add up in each."""
     marks = [
         *serial(40, 180), *parallel(368, 506),
         all_reduce(426, 384, "forward"), all_reduce(426, 432, "backward"),
-        *lines(494, 393, ["forward: sums the", "results of tp ranks"], "s", 18),
+        *lines(494, 393, ["forward: sums the", "results of tp’s chips"], "s", 18),
         *lines(494, 441, ["backward: sums", "their gradients"], "s", 18),
         text(155, 500, "2 forward + 2 backward", "m b orange"),
         text(490, 500, "1 forward + 1 backward", "m b orange"),
@@ -117,18 +117,20 @@ def mesh():
     first, last = sequences(*MINE[:2])
     marks += key(2, 256, [
         ("orange full", f"one chip of {np.prod(list(MESH.values()))}, and its part of fc_in: "
-                        f"{rows:,} × {columns:,} of {shape[0]:,} × {shape[1]:,}"),
-        ("blue", f"its column: gathered over fsdp while the layer runs, {shape[0]:,} × "
-                 f"{columns:,};", "the gradient is scattered back to the parts"),
+                        f"{rows:,} × {columns:,} of {shape[0]:,} × {shape[1]:,}",
+                        "(fc_in is the first matrix of a layer’s MLP)"),
+        ("blue", "its column: parts joined while the layer runs (gather): "
+                 f"{shape[0]:,} × {columns:,};",
+                 "backward they add up gradients, each for its part (reduce-scatter)"),
         ("green", f"its row: the same sequences, {first} and {last} of the batch,",
                   "with other columns of fc_in; sums are all-reduced over tp"),
         ("purple", "the same part, for other sequences:",
                    "gradients are all-reduced over dp, once a step")])
-    return "One matrix on a mesh of dp 2, fsdp 4, tp 4: what one chip shares", 432, marks
+    return "One matrix on a mesh of dp 2, fsdp 4, tp 4: what one chip shares", 454, marks
 
 
 def copy(x0, dp):
-    """The chips of one dp rank, which hold the matrix once, and the sequences of each row."""
+    """The chips of one place on dp, which hold the matrix once, and the sequences of each row."""
     marks = [text(x0 - 40, 54, "batch", "s m grey")]
     marks += [text(x0 + CELL * (tp + 0.5), 54, f"tp {tp}", "s m grey") for tp in range(MESH["tp"])]
     for fsdp in range(MESH["fsdp"]):
@@ -177,12 +179,12 @@ def steps():
              *row_of_tokens(149, "ABCD", 16), *row_of_tokens(211, "CADB", 16),
              *row_of_tokens(273, "CADB", TOKEN, ends=True)]
     stream = sum(tokens + 1 for tokens, _ in FILES.values())    # an end of text after each
-    n = (stream - 1) // BLOCK               # the last sequence has a target behind it, too
+    n = (stream - 1) // BLOCK               # the last sequence has a next token behind it, too
     for i in range(n):
         left, right = LEFT + TOKEN * BLOCK * i, LEFT + TOKEN * BLOCK * (i + 1)
         marks += [bracket(left + 3, right - 3, 303), text((left + right) / 2, 328, str(i), "m s")]
     marks += [text(0, 328, "sequence", "s"),
-              text(LEFT, 352, "dots: end of text · targets stand one token further on", "s grey")]
+              text(LEFT, 352, "dots: end of text · what is predicted stands one token further on", "s grey")]
     title = "Five steps from files to sequences, and how seed and step choose a batch"
     return title, 566, marks + batches(n)
 
@@ -253,11 +255,11 @@ def nucleus():
             marks.append(line([(ends[1], 112 + high * i), (ends[1], 120 + high * i)]))
     crossing = int(stays.sum()) - 1
     marks += [line([(x_of(TOP_P), 76), (x_of(TOP_P), bottom)], "orange wide"),
-              *lines(x_of(TOP_P) + 14, 103, ["stay: the likelier", f"have less than {TOP_P}"],
+              *lines(x_of(TOP_P) + 14, 103, ["stay: less than", f"{TOP_P} before them"],
                      "s blue"),
               text(x_of(0), 104 + high * crossing, f"crosses {TOP_P}, and stays", "s blue"),
               *lines(x_of(0), 92 + high * (crossing + 2),
-                     ["cut: the likelier", f"have {TOP_P} or more"], "s grey"),
+                     [f"cut: {TOP_P} or more", "before them"], "s grey"),
               line([(x_of(0), bottom), (x_of(1), bottom)])]
     marks += [text(x_of(p), bottom + 20, f"{p:g}", "s m grey") for p in (0, .25, .5, .75, 1)]
     marks.append(text(x_of(.5), bottom + 42, "probability, added up", "s m grey"))
