@@ -59,7 +59,8 @@ def next_commands(out, data):
     turns = f"python sample.py --ckpt {ckpt}"
     commands = [(turns, "say what you want, turn by turn")]
     if kind:
-        return commands
+        page = shlex.quote(str(out / "trace.html"))
+        return [*commands, (f"{turns} --trace {page}", "and see each token's rivals on a page")]
     if prompt := opening(data):
         commands.insert(0, (f"{turns} --prompt {shlex.quote(prompt)}", "a line of your files"))
     if data.meta.get("filters") == "code":

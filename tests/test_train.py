@@ -952,12 +952,12 @@ def test_training_on_own_files_ends_with_commands_that_go_on(train_here, tiny_da
 
 @pytest.mark.parametrize("meta, kinds", [
     ({"miniature": "nl"}, ["train.py"]), ({"miniature": "multi"}, ["train.py"]),
-    ({"miniature": "mono"}, ["sample.py"]), ({"filters": "prose"}, ["sample.py"] * 2)])
+    ({"miniature": "mono"}, ["sample.py"] * 2), ({"filters": "prose"}, ["sample.py"] * 2)])
 def test_what_comes_next_follows_from_the_data(meta, kinds, tiny_data):
     """The paper's next corpus from these weights; and prose is asked for no programs."""
     own = data.open_data(tiny_data)
     own = dataclasses.replace(own, meta=own.meta | {"filters": "code"} | meta)
-    commands = [shlex.split(command) for command, _ in messages.next_commands("out", own)]
+    commands = [shlex.split(command) for command, _ in messages.next_commands(Path("out"), own)]
     assert [script for _, script, *_ in commands] == kinds
     if kinds == ["train.py"]:
         args = train.parser().parse_args(commands[0][2:])
