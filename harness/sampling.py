@@ -85,7 +85,7 @@ def parse_args(description, argv=None):
         p.error("give one of --prompt, --prompt_file and --continue")
     try:
         check_trace(args)
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         p.error(str(error))
     args.opened = None
     if args.continued:

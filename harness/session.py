@@ -147,11 +147,14 @@ def save(name, text, ours):
 
 def load(name) -> str:
     """The text of a file of turns."""
+    path = value(flags.file, os.path.expanduser(name))
+    if not os.path.isfile(path):        # to open a pipe is to wait for who writes into it
+        raise ValueError(f"{name} is no ordinary file")
     try:
-        with open(value(flags.file, os.path.expanduser(name)), "rb") as file:
+        with open(path, "rb") as file:
             raw = file.read(LOADED + 1)
         if len(raw) > LOADED:
-            raise ValueError(f"has more than {LOADED:,} bytes: that is no file of turns")
+            raise ValueError(f"{name} has more than {LOADED:,} bytes: that is no file of turns")
         return raw.decode("utf-8-sig").replace("\r\n", "\n")
     except UnicodeDecodeError:
         raise ValueError(f"{name} is no UTF-8 text") from None
@@ -187,7 +190,7 @@ class Session:
 
     def __init__(self, chat, stop, args, after_turn=None):
         """chat: of one row; stop: the rule that ends an answer; after_turn(turns): called after
-        every answer, and where turns were taken back or loaded."""
+        every answer, and where turns were taken back, loaded or gone on with."""
         self.chat, self.stop, self.args, self.after_turn = chat, stop, args, after_turn
         self.turns, self.n = [], 1          # the history; answers that are made at each turn
         self.choices = []                   # where several were made: those that differ
@@ -200,7 +203,7 @@ class Session:
     def talk(self):
         """Take lines until their end, or until one leaves; from a pipe, show the program then."""
         self.open()
-        while (line := self.next_line()) is not None and line not in LEAVE:
+        while (line := self.next_line()) is not None and not leaves(line):
             try:
                 self.take(line)
             except KeyboardInterrupt:
@@ -220,18 +223,21 @@ class Session:
         if self.args.opened:
             before, record = self.args.opened
             self.turns, self.n = record["turns"], record["settings"]["n"]
+            if self.after_turn:
+                self.after_turn(self.turns)
         if not self.live:
             return
         if self.turns:
-            print(f"The session in {transcript.short(before)} goes on. Turns so far: {len(self.turns)}, the last:\n")
-            print(printable(program(self.turns[-1:]).removeprefix(PREFIX)), end="")
+            self.note(f"The session in {transcript.short(before)} goes on. Turns so far: "
+                      f"{len(self.turns)}, the last:\n")
+            self.note(program(self.turns[-1:]).removeprefix(PREFIX).rstrip("\n") + "\n")
         else:
             print("Say what you want, turn by turn: each line is answered with its part of one "
                   "program. Try\n")
             print(*(f"    {line}" for line in examples(self.args.ckpt)), sep="\n", end="\n\n")
         kept = "there is no home folder for a transcript" if not self.file else (
             f"{transcript.short(self.file)} keeps what is said, --continue opens it")
-        print(f"/help lists the commands; {kept}.\n")
+        self.note(f"/help lists the commands; {kept}.\n")
 
     def next_line(self):
         """A line of a file of turns, else of the terminal or pipe; None at the end."""
@@ -239,7 +245,11 @@ class Session:
             self.note(f"> {self.lines[0]}")
             return self.lines.pop(0)
         line = self.terminal.read() if self.live else sys.stdin.readline() or None
-        return line and line.strip()
+        if not line:
+            return line
+        # What is pasted may hold line breaks: what stood behind one would be no comment.
+        first, *self.lines = lines_of(line) or [""]
+        return first
 
     def note(self, text):
         """Say something to who sits at a terminal."""
@@ -248,6 +258,8 @@ class Session:
 
     def take(self, line):
         """One line: a command, the number of a choice, or a turn."""
+        if self.live:
+            self.terminal.look()        # a file of lines may load itself, for ever
         name, _, text = map(str.strip, line.partition(" "))
         if name in COMMANDS:
             COMMANDS[name][0](self, text)
@@ -400,7 +412,7 @@ class Session:
             self.change(self.turns + turns)
             self.note(f"(turns added: {len(turns)})")
         else:
-            self.lines = [line.strip() for line in text.split("\n") if line.strip()] + self.lines
+            self.lines = lines_of(text) + self.lines
 
     def help(self, _):
         for name, (_, argument, words) in COMMANDS.items():
@@ -420,7 +432,16 @@ COMMANDS = {        # name -> what it does, what follows it, the same in words
     "/help": (Session.help, "", "this list"),
     "/quit": (None, "", "leave, as do quit, exit and Ctrl-D"),
 }
-LEAVE = ("/quit", "/exit", "quit", "exit")
+
+
+def leaves(line) -> bool:
+    """Whether a line ends the session. "quit this" is a turn, "/quit this" is none."""
+    return line in ("quit", "exit") or line.partition(" ")[0] in ("/quit", "/exit")
+
+
+def lines_of(text):
+    """The lines that say something."""
+    return [line.strip() for line in re.split(r"[\r\n]", text) if line.strip()]
 
 
 def talk(chat, stop, args, after_turn=None):

@@ -33,12 +33,17 @@ class Terminal:
         signal.signal(signal.SIGALRM, lambda *_: None)
         self.readline, self.history = edited_lines(commands)
         self.modes = termios.tcgetattr(sys.stdin) if sys.stdin.isatty() else None
-        unfinished.append(self.restore)     # who is ended while a line is edited leaves it as it was
+        unfinished.append(self.restore)     # who is ended amid a line leaves it as it was
 
     def restore(self):
         """Give the terminal back as we found it."""
         if self.modes:
-            termios.tcsetattr(sys.stdin, termios.TCSADRAIN, self.modes)
+            self.set(self.modes)
+
+    def set(self, modes):
+        """Change the terminal, if it is still there."""
+        with contextlib.suppress(termios.error):
+            termios.tcsetattr(sys.stdin, termios.TCSADRAIN, modes)
 
     def press(self, *_):
         self.pressed = True
@@ -73,7 +78,7 @@ class Terminal:
         """What is typed in here is not shown amid what we show: it stands in the next line."""
         if self.modes:
             *others, local, a, b, c = self.modes
-            termios.tcsetattr(sys.stdin, termios.TCSADRAIN, [*others, local & ~termios.ECHO, a, b, c])
+            self.set([*others, local & ~termios.ECHO, a, b, c])
         try:
             yield
         finally:
@@ -105,9 +110,11 @@ class Terminal:
         """Put a line into the history, of which the file is another session's too."""
         if self.readline is None or not line.strip():
             return
-        self.readline.add_history(line)
-        if self.history:
-            with contextlib.suppress(OSError):      # a full disk: the session goes on
+        # The session goes on where that cannot be: with a NUL in the line, on a full disk, or with
+        # libedit, which does not append.
+        with contextlib.suppress(ValueError, OSError, AttributeError):
+            self.readline.add_history(line)
+            if self.history:
                 self.readline.append_history_file(1, self.history)
 
 

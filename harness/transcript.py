@@ -4,7 +4,7 @@
                                                                  on written after every turn
 
 A session that goes on with an earlier one (--continue) has a file of its own again."""
-from harness.files import check, read_json, replace_file
+from harness.files import read_json, replace_file
 from harness.problems import PREFIX
 from harness.terminal import our_folder
 
@@ -19,14 +19,14 @@ COUNT = (0, 2 ** 53)
 TURN = {            # one turn of a session
     "said": str,            # what it added to the history: the line, as a comment
     "made": str,            # the answer, without the two newlines that follow in the history
-    "reason": str,          # why the answer ended: "eos", "stop" or "length"
+    "reason": {"eos", "stop", "length"},    # why the answer ended
     "first": COUNT,         # the first turn that the model saw, the others did not fit the context
     "dropped": COUNT,       # tokens of those others
     "run": COUNT,           # tokens of the history that were run through the model
     "reused": COUNT,        # those whose keys and values the cache had
     "temperature": float,
     "top_p": float,
-    "tries": COUNT,         # answers that were sampled at this place
+    "tries": (0, 2 ** 30),  # answers that were sampled at this place; a sample's number is int32
 }
 SETTINGS = {"max_new_tokens": (1, 10 ** 6), "temperature": float, "top_p": float,
             "seed": (0, 2 ** 32 - 1), "n": (1, 10 ** 3)}
@@ -43,7 +43,8 @@ def program(turns) -> str:
 def turns_of(text: str, **settings):
     """The turns of such a text -> [turn]. A comment at the beginning of a line is what was said,
     because no answer has one (truncate_turn). ValueError for code before the first."""
-    before, *parts = re.split(r"^(# .*\n)", text.removeprefix(PREFIX), flags=re.MULTILINE)
+    text = text.removeprefix(PREFIX) + "\n"         # the last line may have no end
+    before, *parts = re.split(r"^(# .*\n)", text, flags=re.MULTILINE)
     if before.strip():
         raise ValueError("it has code before the first comment, which no turn of a session has")
     blank = dict.fromkeys(TURN, 0) | dict(reason="stop", tries=1) | settings
@@ -65,7 +66,7 @@ def short(file) -> str:
 
 
 def stem(ckpt) -> str:
-    return Path(os.path.realpath(ckpt)).name[:100] or "model"
+    return Path(os.path.realpath(ckpt)).name[:40] or "model"    # each may be four bytes of 255
 
 
 def write(file, ckpt, turns, settings):
@@ -78,7 +79,8 @@ def write(file, ckpt, turns, settings):
 def read(file) -> dict:
     """A transcript, checked. ValueError says what is wrong with it."""
     record = read_json(file, TRANSCRIPT)
-    check(record["head"], {PREFIX}, f"{file} is damaged: head: ")
+    if record["head"] != PREFIX:
+        raise ValueError(f"{file} is of another version: its programs begin with another head")
     return record
 
 

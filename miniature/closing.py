@@ -22,8 +22,8 @@ def closing(out, val, limit=20):
         signal.signal(kind, lambda kind, frame: sys.exit(128 + kind))
     loss = "" if val is None else f"final val_loss {val:.3f}; "
     print(loss + "now held-out problems of miniature/mtpb.jsonl, turn by turn", flush=True)
-    samples = out / "mtpb.jsonl"
-    samples.unlink(missing_ok=True)         # an earlier run's are not this model's
+    samples = out / "closing.jsonl"
+    samples.unlink(missing_ok=True)         # of an earlier end, hence of another model
     # A process of its own, because what runs model-written code never shares one with the trainer.
     command = [
         sys.executable, PROJECT / "mtpb.py", "run",

@@ -7,6 +7,7 @@ from harness.cli import CORES
 from harness.files import find_benchmark, read_lines
 
 import platform
+import shlex
 from importlib import metadata
 from pathlib import Path
 
@@ -21,12 +22,11 @@ def collect(done, out):
     done: {stage: its line of stages.jsonl}; out: the folder of the run."""
     begin, corpus = done["begin"], done["corpus"]["meta"]
     names = {} if begin["own"] else name_folders(begin["folders"])
+    names[str(out)] = "OUT"
 
     def shown(stage):
-        command = done[stage]["command"]
-        for folder, name in names.items():
-            command = command.replace(folder, name)
-        return command.replace(str(out), "OUT")
+        words = shlex.split(done[stage]["command"])
+        return shlex.join(named(word, names) for word in words)
 
     keep = ("documents_seen", "kept", "dropped", "documents", "tokens", "cut_documents")
     scores = {f"{t:g}": score for score in done["humaneval"]["report"]["scores"]
@@ -49,6 +49,14 @@ def name_folders(folders):
     """{folder: what the page calls it}, the longest first: one may begin as another does."""
     named = {folder: NAMES[min(i, 1)] for i, folder in enumerate(folders)}
     return dict(sorted(named.items(), key=lambda item: -len(item[0])))
+
+
+def named(word, names):
+    """A word of a command, the folder that it begins with by its name."""
+    for folder, name in names.items():
+        if word == folder or word.startswith(f"{folder}/"):
+            return name + word.removeprefix(folder)
+    return word
 
 
 def machine(begin):

@@ -11,6 +11,8 @@ matplotlib for the plot; safetensors, torch and transformers to look at the expo
 """
 import argparse
 import json
+import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -23,7 +25,8 @@ sys.path.insert(0, str(ROOT))
 
 from harness import flags  # noqa: E402
 from harness.cli import call_script, cli, one_line_errors, unheard  # noqa: E402
-from harness.files import find_benchmark, read_lines, replace_file  # noqa: E402
+from harness.files import check, find_benchmark, read_lines, replace_file  # noqa: E402
+from harness.folder import checkpoints, take_folder  # noqa: E402
 
 from real import corpus, page  # noqa: E402
 
@@ -51,7 +54,9 @@ class Work:
         if self.file.exists():
             whole = self.file.read_bytes().rpartition(b"\n")
             replace_file(self.file, whole[0] + whole[1])        # less a line that was not finished
-            self.done = {line["stage"]: line for _, line in read_lines(self.file)}
+            for number, line in read_lines(self.file):
+                check(line, {"stage": str, "seconds?": float}, f"{self.file}, line {number}: ")
+                self.done[line["stage"]] = line
 
     def seconds(self):
         """Of all finished stages."""
@@ -76,7 +81,7 @@ def call(script, *command):
     """Run one of the project's commands and show it -> (the command as one types it, its last
     line)."""
     command = [str(word) for word in command]
-    shown = " ".join(["python", script, *command])
+    shown = shlex.join(["python", script, *command])
     print(f"$ {shown}", flush=True)
     return shown, call_script(ROOT / script, *command)
 
@@ -84,9 +89,17 @@ def call(script, *command):
 def ask(code, *arguments):
     """Run a few lines of Python in a process of their own, because who starts programs, as we do,
     holds no JAX -> the finished process, with what it printed."""
-    with unheard():
-        return subprocess.run([sys.executable, "-c", code, *map(str, arguments)], cwd=ROOT,
-                              capture_output=True, text=True)
+    command = [sys.executable, "-c", code, *map(str, arguments)]
+    with unheard():         # it is deaf to Ctrl-C: we are not, and end it
+        process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE,
+                                   stderr=subprocess.PIPE, text=True, errors="replace")
+    with process:
+        try:
+            shown = process.communicate()
+        except BaseException:
+            process.kill()
+            raise
+    return subprocess.CompletedProcess(command, process.returncode, *shown)
 
 
 # ---- the stages ----------------------------------------------------------------------------------
@@ -132,7 +145,7 @@ def choose(work):
     for rung in LADDER:
         trial = try_out(work, rung)
         time_left = max(10, left - (time.time() - begin))
-        trial["steps"] = int(time_left * trial["tokens_per_s"] / shape_of(work)[2])
+        trial["steps"] = max(1, int(time_left * trial["tokens_per_s"] / shape_of(work)[2]))
         trial["tokens"] = trial["steps"] * shape_of(work)[2]
         trials.append(trial)
         print(f"{trial['params']:,} parameters: {trial['tokens_per_s']:,} tokens/s, "
@@ -175,7 +188,7 @@ def train(work):
     """The steps that `choose` found room for."""
     out, chosen = work.out / "model", work.done["choose"]["chosen"]
     shown = flags_of(work, chosen["rung"], chosen["steps"])
-    begun = list(out.glob("step_*"))
+    begun = checkpoints(out)        # a first one that was not finished is none
     if not begun:
         shutil.rmtree(out, ignore_errors=True)
     every = max(20, chosen["steps"] // 60)
@@ -258,7 +271,7 @@ def parser():
                    help="for all stages together (default 120; on a GPU say 12)")
     p.add_argument("--input", nargs="+", type=flags.folder, metavar="DIR",
                    help="folders of source files (default: the standard library, all packages)")
-    p.add_argument("--out", type=flags.text, default="out-real", metavar="DIR",
+    p.add_argument("--out", type=flags.new_folder, default="out-real", metavar="DIR",
                    help="folder of the work and its page (default out-real)")
     p.add_argument("--limit", type=flags.whole(1),
                    help="the first LIMIT problems of each benchmark only")
@@ -270,13 +283,20 @@ def main():
     for name in ("HumanEval.jsonl.gz", "mtpb.jsonl"):       # now, not after the training
         find_benchmark(name)
     out = Path(args.out)
-    out.mkdir(parents=True, exist_ok=True)
+    if out.is_dir() and not (out / "stages.jsonl").exists() and {*os.listdir(out)} - {".lock"}:
+        raise ValueError(f"{out} holds other files, which a run could replace: choose another --out")
+    with take_folder(out):
+        go_on(args, out)
+
+
+def go_on(args, out):
+    """The stages that are not done, then the page."""
     work = Work(out)
     held = work.stage("begin", lambda work: begin(args))
     for name, now in dict(minutes=args.minutes, folders=args.input, limit=args.limit).items():
         if now not in (None, held[name]):
-            raise ValueError(f"{out} holds a run with other {name} ({held[name]}): leave its flags out "
-                             "to go on with it, or choose another --out")
+            raise ValueError(f"{out} holds a run with other {name} ({held[name]}): leave its flags "
+                             "out to go on with it, or choose another --out")
     for name, do in STAGES.items():
         work.stage(name, do)
     print(f"\nthe page is {page.write(work.done, out)}")

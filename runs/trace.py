@@ -167,7 +167,7 @@ class Page:
             return self.known[key]
         context, tokenizer = self.config.block_size, self.tokenizer
         made = made[:context]
-        ids = ids[-(context + 1 - len(made)):]
+        ids = ids[-(context + 1 - max(1, len(made))):]
         read = tokenizer.encode(text)[-(context - 1):]
         before_read, before_made = self.logits([tokenizer.eot, *read], [*ids, *made[:-1]])
 

@@ -1,9 +1,13 @@
 """real/: stages that are done once, a size that fits the time, licences by one name, a page that is its data."""
 import json
+import os
 import re
+import shlex
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from email.message import Message
 from pathlib import Path
 
@@ -90,6 +94,64 @@ def test_the_page_is_what_its_results_say(tmp_path):
     assert (tmp_path / "README.md").read_text() == (RESULTS.parent / "README.md").read_text()
     commands = json.dumps(json.loads(RESULTS.read_text())["commands"])
     assert not re.search(r"/(home|root|tmp|Users|work)/", commands)     # no folder of the machine that it ran on
+
+
+def test_no_folder_of_others_is_filled_nor_one_that_another_run_fills(tmp_path):
+    """Its data, model, trial and hf would be deleted."""
+    def tried(out, *more):
+        done = subprocess.run([sys.executable, ROOT / "real" / "run.py", "--out", str(out), *more], capture_output=True,
+                              text=True, cwd=tmp_path)
+        assert done.returncode == 2 and len(done.stderr.splitlines()) == 1, done.stderr
+        return done.stderr
+    (tmp_path / "mine" / "data").mkdir(parents=True)
+    assert "other files" in tried("mine") and [*(tmp_path / "mine").iterdir()] == [tmp_path / "mine" / "data"]
+    (tmp_path / "file").touch()
+    assert "is a file" in tried("file")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "stages.jsonl").write_text('{"stage": 5}\n')
+    assert "line 1" in tried("run")
+    with run.take_folder(tmp_path / "run"):
+        assert "another process" in tried("run")
+
+
+def test_a_first_checkpoint_that_was_not_finished_is_begun_again(tmp_path, monkeypatch):
+    work, commands = run.Work(tmp_path), []
+    work.done["begin"] = dict(stage="begin", platform="cpu", seconds=0, minutes=60)
+    work.done["choose"] = dict(stage="choose", seconds=0, chosen=dict(rung=run.LADDER[0], steps=1))
+    (tmp_path / "model" / "step_00000060.tmp").mkdir(parents=True)
+
+    def call(script, *command):
+        commands.append(command)
+        (tmp_path / "model").mkdir(exist_ok=True)
+        (tmp_path / "model" / "metrics.jsonl").write_text('{"step": 1, "loss": 9, "val_loss": 9, "tokens_per_s": 1}\n')
+        return script, ""
+    monkeypatch.setattr(run, "call", call)
+    run.train(work)
+    assert commands[0][-1] == "scratch"
+
+
+def test_commands_are_shown_as_a_shell_reads_them(tmp_path, monkeypatch):
+    """A folder is named only where a word begins with it: --out keeps its name, whatever the folder's is."""
+    monkeypatch.setattr(run, "call_script", lambda *_: "")
+    shown, _ = run.call("data.py", "--out", Path("out") / "a b", "$(reboot)")
+    assert shlex.split(shown) == ["python", "data.py", "--out", "out/a b", "$(reboot)"] and "'$(reboot)'" in shown
+    names = {"/lib/python": "STDLIB", "out": "OUT"}
+    assert [collect.named(w, names) for w in ("--out", "out", "out/x", "outer", "/lib/python/site", "/lib/python3")] == [
+        "--out", "OUT", "OUT/x", "outer", "STDLIB/site", "/lib/python3"]
+    assert page.table(["a|b"], [["c"]]).splitlines()[0] == "| a\\|b |"
+
+
+def test_ctrl_c_does_not_wait_for_what_was_asked(tmp_path):
+    program = f"import sys; sys.path.insert(0, {str(ROOT)!r})\nfrom real import run\n" \
+              "run.ask('import os, sys, time; open(sys.argv[1], \"w\").write(str(os.getpid())); time.sleep(60)', sys.argv[1])"
+    pid = tmp_path / "pid"
+    with subprocess.Popen([sys.executable, "-c", program, pid], stderr=subprocess.DEVNULL) as process:
+        while not pid.exists() or not pid.read_text():
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(30) != 0
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(pid.read_text()), 0)
 
 
 def test_bad_input_is_one_line(tmp_path):

@@ -200,6 +200,7 @@ def test_a_program_as_text_is_its_turns():
     turns = [dict(said="# a # b\n", made="def f():\n    # inner\n    return 1"), dict(said="# ## c\n", made=""),
              dict(said="#  d\n", made="\n\nx")]
     assert text_of(transcript.turns_of(transcript.program(turns))) == text_of(turns)
+    assert text_of(transcript.turns_of(PREFIX + "# a\nx = 1\n\n# b")) == [("# a\n", "x = 1"), ("# b\n", "")]
 
 
 # ---- what outgrows the context -------------------------------------------------------------------------------------------
@@ -270,6 +271,79 @@ def test_what_goes_wrong_in_a_session_loses_nothing(typed, capfd):
     assert Path("mine").read_text() == "a stranger's" and len(os.listdir()) == 4
     assert "> one 1\n" in out and out.count("interrupted") == 2 and out.count("print('one'") == 2
     assert len([line for line in err.splitlines() if line.startswith("error: ")]) == 12
+
+
+def test_no_line_ends_or_stalls_a_session_that_says_nothing_of_it(typed, monkeypatch, capsys):
+    """Neither a NUL, nor a pipe to load, nor a file that loads itself, from which Ctrl-C leads back."""
+    os.mkfifo("pipe")
+    assert len(typed(["a\0b", "/load pipe", "quit this", "/quit this", "two"], Echo())) == 2
+    assert "no ordinary file" in capsys.readouterr().err
+    Path("self").write_text("/load self\n")
+    read, loads = session.load, []
+
+    def load(name):
+        loads.append(name)
+        assert len(loads) < 100
+        if len(loads) == 9:
+            os.kill(os.getpid(), signal.SIGINT)
+        return read(name)
+    monkeypatch.setattr(session, "load", load)
+    assert len(typed(["/load self", "one"], Echo())) == 1 and "(interrupted" in capsys.readouterr().out
+
+
+def test_what_is_pasted_is_said_line_by_line(typed, monkeypatch):
+    """A line break of any kind begins another comment: what stands behind it must be no code."""
+    Path("lines").write_bytes(b"one\rtwo\r\n\nthree")
+    want = ["# one\n", "# two\n", "# three\n"]
+    assert [turn["said"] for turn in typed(["/load lines"], Echo())] == want
+    lines = iter(["one\r\ntwo\nthree", "", None])
+    monkeypatch.setattr(terminal.Terminal, "read", lambda self: next(lines))
+    assert [turn["said"] for turn in typed([], Echo())] == want
+
+
+def test_a_transcript_that_no_session_of_ours_wrote_is_refused_in_a_line(home):
+    for name in ("model", "名" * 80):
+        file = transcript.new_file(name)
+        transcript.write(file, name, *kept())
+        assert transcript.read(file)["turns"] == kept()[0]
+    for change, words in ((dict(tries=2 ** 40), "tries"), (dict(reason="constructor"), "reason"), (dict(made=None), "made")):
+        transcript.write(file, "model", *kept(**change))
+        with pytest.raises(ValueError, match=words):
+            transcript.read(file)
+    transcript.write(file, "model", *kept())
+    file.write_text(file.read_text().replace("numpy", "math"))
+    with pytest.raises(ValueError, match="of another version"):
+        transcript.read(file)
+
+
+def kept(**change):
+    """A turn and the settings, as a transcript keeps them."""
+    turn = dict.fromkeys(transcript.TURN, 0) | dict(said="# a\n", made="x", reason="stop") | change
+    return [turn], dict(max_new_tokens=9, temperature=0.5, top_p=1, seed=0, n=1)
+
+
+def test_who_goes_on_is_told_the_turns_that_are_there(typed):
+    want = typed(["one", "two"], Echo())
+    assert piped([], Echo(), sample.parse_args(["--ckpt", "model", "--continue"])) == want
+
+
+def test_a_terminal_may_be_gone_and_a_line_need_not_be_remembered(monkeypatch):
+    """A readline that does not append (libedit), and one that takes no NUL."""
+    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGALRM)
+    where = terminal.Terminal()
+    try:
+        where.history, where.modes = "history", [0] * 6 + [[]]
+        where.readline = SimpleNamespace(add_history=lambda line: line.index("x"))
+        where.remember("x")
+        where.remember("y")
+        with open(os.devnull) as gone:
+            monkeypatch.setattr(sys, "stdin", gone)
+            where.restore()
+            with where.unseen():
+                pass
+    finally:
+        signal.signal(signal.SIGINT, before[0])
+        signal.signal(signal.SIGALRM, before[1])
 
 
 def test_a_home_that_cannot_be_written_is_said_once_and_the_session_goes_on(typed, home, capsys):

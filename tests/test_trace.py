@@ -155,6 +155,14 @@ def test_tokens_that_a_rule_cut_are_shown_behind_the_answer(tmp_path):
     assert turn["kept"] == 0 and [t["id"] for t in turn["made"]] == [TOKENIZER.eot]
 
 
+def test_an_empty_answer_behind_more_than_the_context_is_shown(tmp_path):
+    """As a program that was loaded may have it."""
+    page, said = page_of(tmp_path / "t.html"), f"# {'long ' * 60}\n"
+    page.session([dict(said=said, made="", first=0, temperature=0.2, top_p=0.9, reason="stop", run=0, reused=0, dropped=0)])
+    turn, = data_of(page.path)["talks"][0]["turns"]
+    assert turn["made"] == [] and len(turn["said"]) == CONFIG.block_size - 1
+
+
 def test_a_mesh_gives_the_numbers_of_one_device(tmp_path):
     to = shardings(param_table(CONFIG), make_mesh(2, tp=2))
     spread = {n: jax.device_put(p, to[n]) for n, p in PARAMS.items()}
@@ -272,7 +280,7 @@ def test_sample_files_of_both_benchmarks(ckpt, tmp_path):
             command("--ckpt", ckpt, "--trace", path, "--samples", file, "--problems", problems)
 
 
-def test_nothing_but_an_earlier_page_is_replaced(tmp_path, capsys):
+def test_nothing_but_an_earlier_page_is_replaced(tmp_path, capsys, monkeypatch):
     """And a page that cannot be, is refused as the flags are read, before a model is."""
     mine, page = tmp_path / "mine.html", tmp_path / "t.html"
     mine.write_text("<!doctype html>\nmy own\n")
@@ -289,3 +297,10 @@ def test_nothing_but_an_earlier_page_is_replaced(tmp_path, capsys):
         error = capsys.readouterr().err
         assert left.value.code == 2 and words in error and error.count("\n") == 1
     assert mine.read_text() == "<!doctype html>\nmy own\n" and len(list(tmp_path.iterdir())) == 2
+
+    def sealed(*_):
+        raise PermissionError(13, "Permission denied")
+    monkeypatch.setattr("harness.sampling.open", sealed, raising=False)
+    with pytest.raises(SystemExit) as left:
+        sample.parse_args(good)
+    assert left.value.code == 2 and capsys.readouterr().err.count("\n") == 1
