@@ -67,8 +67,9 @@ class Work:
         if name not in self.done:
             if self.done:
                 minutes = self.done["begin"]["minutes"]
-                print(f"\n== {name} ({len(self.done)} of {len(STAGES)}), "
-                      f"{minutes - self.seconds() / 60:.0f} of {minutes:g} minutes left", flush=True)
+                left = minutes - self.seconds() / 60
+                print(f"\n== {name} ({len(self.done)} of {len(STAGES)}), {left:.0f} of {minutes:g} "
+                      "minutes left", flush=True)
             begin = time.time()
             line = dict(stage=name, **do(self), seconds=round(time.time() - begin, 1))
             with open(self.file, "a") as file:
@@ -110,8 +111,8 @@ def begin(args):
     found = ask("import jax; d = jax.devices()[0]; print(d.platform, d.device_kind, sep='|')")
     platform, kind = found.stdout.split("\n")[-2].split("|") if found.stdout else ("cpu", "CPU")
     packages = [] if args.input else corpus.packages()
-    return dict(minutes=args.minutes or 120, limit=args.limit, own=bool(args.input), platform=platform,
-                device=kind, folders=[str(f) for f in folders], packages=packages[:20],
+    return dict(minutes=args.minutes or 120, limit=args.limit, own=bool(args.input),
+                platform=platform, device=kind, folders=[str(f) for f in folders], packages=packages[:20],
                 n_packages=len(packages), licences=corpus.by_licence(packages))
 
 
@@ -171,8 +172,9 @@ def try_out(work, rung):
 
 def count(model):
     """How many parameters a model has; model: the sizes that a checkpoint names."""
-    return int(ask("import json, sys; from model import Config, num_params; "
-                   "print(num_params(Config(**json.loads(sys.argv[1]))))", json.dumps(model)).stdout)
+    code = ("import json, sys; from model import Config, num_params; "
+            "print(num_params(Config(**json.loads(sys.argv[1]))))")
+    return int(ask(code, json.dumps(model)).stdout)
 
 
 def flags_of(work, rung, steps):
@@ -284,7 +286,8 @@ def main():
         find_benchmark(name)
     out = Path(args.out)
     if out.is_dir() and not (out / "stages.jsonl").exists() and {*os.listdir(out)} - {".lock"}:
-        raise ValueError(f"{out} holds other files, which a run could replace: choose another --out")
+        raise ValueError(f"{out} holds other files, which a run could replace: choose another "
+                         "--out")
     with take_folder(out):
         go_on(args, out)
 
