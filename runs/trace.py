@@ -139,7 +139,8 @@ class Page:
         mesh = sample.mesh_of(params)
         self.rows = sample.fill(2, mesh)            # of the forward pass
         self.forward = jax.jit(sample.on_mesh(transformer, mesh, config=config))
-        self.model = f"{args.ckpt} · {num_params(config):,} parameters · {tokenizer.name} tokens"
+        about = f"{args.ckpt} · {num_params(config):,} parameters · {tokenizer.name} tokens"
+        self.model = visible(about)
         self.talks, self.known = [], {}
 
     def logits(self, *lists):
@@ -202,7 +203,8 @@ class Page:
 
     def add(self, title, turns, **more):
         """One more conversation, in memory."""
-        self.talks.append(dict(title=title, turns=turns, perplexity=perplexity(turns), **more))
+        self.talks.append(dict(title=visible(title), turns=turns, perplexity=perplexity(turns),
+                               **more))
 
     def add_samples(self, prompt, rows):
         """More samples of one prompt, up to --limit of them; the page is written."""
@@ -361,4 +363,4 @@ def verdicts_on(files, count):
     found = [v for _, v in read_lines(path)] if path.is_file() else []
     if len(found) != count or any(type(v.get("passed")) is not bool for v in found):
         return [{}] * count
-    return [dict(passed=v["passed"], verdict=str(v.get("result"))) for v in found]
+    return [dict(passed=v["passed"], verdict=visible(str(v.get("result")))) for v in found]

@@ -205,6 +205,15 @@ def test_hostile_text_is_data(tmp_path):
         assert link not in text.replace(block, "")
 
 
+def test_titles_and_verdicts_do_nothing_to_the_eye_either(tmp_path):
+    """They come from sample files."""
+    page, odd, seen = page_of(tmp_path / "t.html"), "a\u202eb", "a‹U+202E›b"
+    page.add(odd, [])
+    (tmp_path / "s_results.jsonl").write_text(json.dumps(dict(passed=False, result=odd)) + "\n")
+    verdict, = trace.verdicts_on([str(tmp_path / "s.jsonl")], 1)
+    assert page.talks[0]["title"] == verdict["verdict"] == seen
+
+
 def chromium():
     found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     return found or pytest.skip("no Chromium is installed")
