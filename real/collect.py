@@ -7,11 +7,13 @@ from harness.cli import CORES
 from harness.files import find_benchmark, read_lines
 
 import platform
+import re
 import shlex
 from importlib import metadata
 from pathlib import Path
 
 MODES = {"multi": "turn by turn", "single": "said at once"}
+PROMPTS = {"as they are": "humaneval", "less the newline at their end": "humaneval bare"}
 NAMES = ["STDLIB", "SITE-PACKAGES"]         # what commands show instead of this machine's folders
 PACKAGES = ("jax", "numpy", "tiktoken", "tokenizers", "torch", "transformers")
 SHOWN = 5                                   # programs of each kind
@@ -29,8 +31,6 @@ def collect(done, out):
         return shlex.join(named(word, names) for word in words)
 
     keep = ("documents_seen", "kept", "dropped", "documents", "tokens", "cut_documents")
-    scores = {f"{t:g}": score for score in done["humaneval"]["report"]["scores"]
-              for t in [score["settings"]["temperature"]]}
     return dict(
         minutes=begin["minutes"], limit=begin["limit"], own=begin["own"], machine=machine(begin),
         commands={stage: shown(stage) for stage in done if "command" in done[stage]},
@@ -40,9 +40,9 @@ def collect(done, out):
         trials=done["choose"]["trials"], chosen=done["choose"]["chosen"],
         curve=done["train"]["curve"], val=done["train"]["val"],
         tokens_per_s=done["train"]["tokens_per_s"], opened=done["export"]["opened"],
-        humaneval=dict(best=done["humaneval"]["report"]["best"], scores=scores),
+        humaneval={name: done[stage]["report"] for name, stage in PROMPTS.items()},
         mtpb={mode: done[f"mtpb {mode}"]["report"] for mode in MODES},
-        programs=programs(out, list(scores)))
+        programs=programs(out))
 
 
 def name_folders(folders):
@@ -82,15 +82,15 @@ def cpu_name():
     return f"{told.get('model name', 'CPU')} (family {told.get('cpu family', '?')})"
 
 
-def programs(out, temperatures):
+def programs(out):
     """{"solved": how many problems, "passed": [...], "nearly": [...]}, each of another problem:
     {"problem", "how", "wrote"}.
 
     Nearly: it ran to its end, returned something, and that was wrong; of the problems whose prompts
     the model finds likeliest."""
     passed, nearly = {}, {}
-    for t in temperatures:
-        add_functions(out / f"humaneval_t{t}_results.jsonl", t, passed, nearly)
+    for file in sorted(out.glob("humaneval*_results.jsonl")):
+        add_functions(file, passed, nearly)
     for mode in MODES:
         add_conversations(out / f"mtpb-{mode}", mode, passed)
     ranked = sorted((p, task) for task, (p, _) in nearly.items() if task not in passed)
@@ -98,17 +98,18 @@ def programs(out, temperatures):
                 nearly=[nearly[task][1] for _, task in ranked[:SHOWN]])
 
 
-def add_functions(file, temperature, passed, nearly):
+def add_functions(file, passed, nearly):
     """HumanEval's: into passed {problem: program}, and nearly {problem: (perplexity, program)}."""
     problems = read_lines(find_benchmark("HumanEval.jsonl.gz"))
     entry = {p["task_id"]: p["entry_point"] for _, p in problems}
+    temperature = re.search(r"_t([\d.]+)_", file.name)[1]
     perplexity = None
     for _, r in read_lines(file):
         task = r["task_id"]
         if r.get("prompt_logprob"):             # it stands with the first sample of a problem
             perplexity = samples.perplexity_of(r["prompt_logprob"])
         said = dict(problem=f"{task} ({entry[task]})", how=f"temperature {temperature}",
-                    wrote=r["completion"].rstrip("\n"))
+                    wrote=r["completion"].strip("\n"))
         if r["passed"]:
             passed.setdefault(task, said)
         elif r["result"] == "failed: wrong answer" and "return " in r["completion"]:

@@ -77,7 +77,7 @@ def test_programs_are_of_different_problems_and_show_what_the_model_wrote_alone(
     for mode in collect.MODES:
         lines(f"mtpb-{mode}.jsonl", [dict(id="7", prompts_completions=["", "# Say.\n", "print(1)\n\n"])])
         lines(f"mtpb-{mode}_results.jsonl", [dict(case=2, passed=mode == "multi")])
-    found = collect.programs(tmp_path, ["0.2"])
+    found = collect.programs(tmp_path)
     assert found["solved"] == 2 and [p["problem"] for p in found["nearly"]] == ["HumanEval/2 (truncate_number)"]
     assert [p["wrote"] for p in found["passed"]] == ["    return x + y", "# turn 1\nprint(1)"]
     assert "Say" not in json.dumps(found)
