@@ -11,6 +11,7 @@ interrupted one was. Needs tokenizers; matplotlib for the plot; safetensors, tor
 to look at the export.
 """
 import argparse
+import functools
 import json
 import os
 import shlex
@@ -28,6 +29,7 @@ from harness import flags  # noqa: E402
 from harness.cli import call_script, cli, one_line_errors, unheard  # noqa: E402
 from harness.files import check, find_benchmark, read_lines, replace_file  # noqa: E402
 from harness.folder import checkpoints, take_folder  # noqa: E402
+from harness.inside import die_with_parent  # noqa: E402
 
 from real import corpus, page  # noqa: E402
 
@@ -92,9 +94,12 @@ def ask(code, *arguments):
     """Run a few lines of Python in a process of their own, because who starts programs, as we do,
     holds no JAX -> the finished process, with what it printed."""
     command = [sys.executable, "-c", code, *map(str, arguments)]
-    with unheard():         # it is deaf to Ctrl-C: we are not, and end it
+    # It is deaf to Ctrl-C; we are not, and it ends with us.
+    bound = functools.partial(die_with_parent, os.getpid())
+    with unheard():
         process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE,
-                                   stderr=subprocess.PIPE, text=True, errors="replace")
+                                   stderr=subprocess.PIPE, text=True, errors="replace",
+                                   preexec_fn=bound)
     with process:
         try:
             shown = process.communicate()
