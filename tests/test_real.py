@@ -1,6 +1,5 @@
 """real/: stages that are done once, a size that fits the time, licences by one name, a page that is its data."""
 import json
-import os
 import re
 import shlex
 import shutil
