@@ -20,6 +20,9 @@ from miniature.plots import COLORS, pyplot, save  # noqa: E402
 from real.collect import MODES, collect  # noqa: E402
 
 
+PAPER = 356_712_448, 350_000 * 2 ** 19      # parameters of 350M, tokens that it saw of NL
+
+
 def percent(rate):
     return f"{100 * rate:.2f} %"
 
@@ -66,7 +69,9 @@ scored on the official benchmarks, each step a command of this project: `bash re
   {percent(single['pass_rate_official'])} said at once by the official rules,
   {percent(multi['pass_rate_strict'])} and {percent(single['pass_rate_strict'])} by the strict ones.
   CodeGen-MONO 350M in the paper: 16.98 % and 5.75 %.
-* Validation loss {r['val'][-1][1]:.3f} nats a token, with a tokenizer of {r['entries']:,} ids."""
+* Validation loss {r['val'][-1][1]:.3f} nats a token, with a tokenizer of {r['entries']:,} ids.
+* CodeGen 350M has {PAPER[0] / chosen['params']:.0f} times its parameters and saw, on its first corpus
+  alone, {PAPER[1] / chosen['tokens']:,.0f} times its tokens."""
 
 
 def part(r):
