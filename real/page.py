@@ -19,7 +19,6 @@ from harness.files import read_json, replace_file  # noqa: E402
 from miniature.plots import COLORS, pyplot, save  # noqa: E402
 from real.collect import MODES, collect  # noqa: E402
 
-
 PAPER = 356_712_448, 350_000 * 2 ** 19      # parameters of 350M, tokens that it saw of NL
 
 
