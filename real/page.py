@@ -255,13 +255,18 @@ def write_page(folder):
     return folder / "README.md"
 
 
-def main():
+def parser():
+    """The command line."""
     p = one_line_errors(argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False))
     p.add_argument("folder", nargs="?", type=flags.folder, default=HERE,
                    help="where results.json lies (default: that of this file)")
-    print(f"the page is {write_page(Path(p.parse_args().folder))}")
+    return p
+
+
+def main():
+    print(f"the page is {write_page(Path(parser().parse_args().folder))}")
 
 
 if __name__ == "__main__":

@@ -118,8 +118,8 @@ def begin(args):
     platform, kind = found.stdout.split("\n")[-2].split("|") if found.stdout else ("cpu", "CPU")
     packages = [] if args.input else corpus.packages()
     return dict(minutes=args.minutes or 120, limit=args.limit, own=bool(args.input),
-                platform=platform, device=kind, folders=[str(f) for f in folders], packages=packages[:20],
-                n_packages=len(packages), licences=corpus.by_licence(packages))
+                platform=platform, device=kind, folders=[str(f) for f in folders],
+                packages=packages[:20], n_packages=len(packages), licences=corpus.by_licence(packages))
 
 
 def learn_tokenizer(work):

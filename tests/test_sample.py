@@ -14,11 +14,9 @@ import numpy as np
 import pytest
 
 import sample
-import train
 from data import get_tokenizer
 from model import Config, init_params, unstack
 from sample import Chat, generate, sample_token, top_p_filter, truncate_function, truncate_turn
-from tpu_mesh import make_mesh, save_checkpoint
 
 ROOT = Path(__file__).parents[1]
 CONFIG = Config(n_layer=2, n_head=2, n_embd=32, rotary_dim=8, block_size=128, vocab_size=320)
@@ -249,12 +247,8 @@ def test_a_cut_stays_where_it_is_when_more_text_comes(rule):
 
 
 @pytest.fixture(scope="module")
-def ckpt(tmp_path_factory):
-    """An untrained model that a command can load."""
-    out = tmp_path_factory.mktemp("ckpt")
-    state = train.init_state(0, CONFIG, make_mesh())
-    save_checkpoint(out, 1, train.flatten(state), dict(model=dataclasses.asdict(CONFIG), tokenizer="bytes"))
-    return out
+def ckpt(untrained):
+    return untrained(CONFIG)
 
 
 def run(*args, stdin=""):

@@ -4,7 +4,6 @@ from harness.problems import PREFIX
 from harness.session import answer
 
 import contextlib
-import dataclasses
 import os
 import pty
 import select
@@ -20,11 +19,9 @@ import jax
 import pytest
 
 import sample
-import train
 from data import get_tokenizer
 from model import Config, init_params
 from sample import Chat, generate, truncate_turn
-from tpu_mesh import make_mesh, save_checkpoint
 
 ROOT = Path(__file__).parents[1]
 CONFIG = Config(n_layer=2, n_head=2, n_embd=32, rotary_dim=8, block_size=160, vocab_size=320)
@@ -439,12 +436,8 @@ def test_no_ctrl_c_at_the_prompt_is_lost_and_lines_are_edited_and_remembered(hom
 
 
 @pytest.fixture(scope="module")
-def ckpt(tmp_path_factory):
-    """An untrained model that a command can load."""
-    out = tmp_path_factory.mktemp("ckpt")
-    state = train.init_state(0, CONFIG, make_mesh())
-    save_checkpoint(out, 1, train.flatten(state), dict(model=dataclasses.asdict(CONFIG), tokenizer="bytes"))
-    return out
+def ckpt(untrained):
+    return untrained(CONFIG)
 
 
 def test_a_session_on_a_terminal(ckpt):

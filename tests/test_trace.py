@@ -20,12 +20,11 @@ import pytest
 
 import mtpb
 import sample
-import train
 from data import get_tokenizer
 from model import Config, init_params, param_table
 from runs import trace
 from sample import Chat, generate, prompt_logprob, top_p_filter
-from tpu_mesh import make_mesh, save_checkpoint, shardings
+from tpu_mesh import make_mesh, shardings
 
 CONFIG = Config(n_layer=2, n_head=2, n_embd=32, rotary_dim=8, block_size=128, vocab_size=320)
 TOKENIZER = get_tokenizer("bytes")
@@ -240,11 +239,8 @@ def test_a_browser_shows_the_token_that_the_address_names(tmp_path):
 # ---- the command ----
 
 @pytest.fixture(scope="module")
-def ckpt(tmp_path_factory):
-    out = tmp_path_factory.mktemp("ckpt")
-    state = train.init_state(0, CONFIG, make_mesh())
-    save_checkpoint(out, 1, train.flatten(state), dict(model=dataclasses.asdict(CONFIG), tokenizer="bytes"))
-    return str(out)
+def ckpt(untrained):
+    return str(untrained(CONFIG))
 
 
 def command(*args):
