@@ -13,7 +13,6 @@ from importlib import metadata
 from pathlib import Path
 
 MODES = {"multi": "turn by turn", "single": "said at once"}
-PROMPTS = {"as they are": "humaneval", "less the newline at their end": "humaneval bare"}
 NAMES = ["STDLIB", "SITE-PACKAGES"]         # what commands show instead of this machine's folders
 PACKAGES = ("jax", "numpy", "tiktoken", "tokenizers", "torch", "transformers")
 SHOWN = 5                                   # programs of each kind
@@ -40,7 +39,7 @@ def collect(done, out):
         trials=done["choose"]["trials"], chosen=done["choose"]["chosen"],
         curve=done["train"]["curve"], val=done["train"]["val"],
         tokens_per_s=done["train"]["tokens_per_s"], opened=done["export"]["opened"],
-        humaneval={name: done[stage]["report"] for name, stage in PROMPTS.items()},
+        humaneval=done["humaneval"]["report"],
         mtpb={mode: done[f"mtpb {mode}"]["report"] for mode in MODES},
         programs=programs(out))
 

@@ -48,9 +48,8 @@ def render(r):
 
 def title(r):
     chosen = r["chosen"]
-    rates = {prompts: ", ".join(f"{name} {percent(v['value'])}" for name, v in report["best"].items())
-             for prompts, report in r["humaneval"].items()}
-    told = "; with prompts ".join(f"{prompts}: {some}" for prompts, some in rates.items())
+    best = r["humaneval"]["best"]
+    told = ", ".join(f"{name} {percent(rate['value'])}" for name, rate in best.items())
     multi, single = (r["mtpb"][mode] for mode in MODES)
     where = "" if r["own"] else " that lies on this machine"
     m = r["machine"]
@@ -62,7 +61,7 @@ scored on the official benchmarks, each step a command of this project: `bash re
 {r['minutes']:g}`. Measured on {m['device']}, {m['cores']} cores, {m['system']}, Python
 {m['python']}, {versions}.
 
-* HumanEval{part(r)}, with prompts {told}; each k at its best temperature.
+* HumanEval{part(r)}: {told}, each at its best temperature.
   CodeGen-MONO 350M in the paper: pass@1 12.76 %.
 * MTPB{part(r)}: {percent(multi['pass_rate_official'])} turn by turn and
   {percent(single['pass_rate_official'])} said at once by the official rules,
@@ -124,24 +123,20 @@ corpus, at {r['tokens_per_s']:,} tokens/s (median). The loss starts at
 
 def humaneval_part(r):
     rows = []
-    for prompts, report in r["humaneval"].items():
-        for score in report["scores"]:
-            rates = [percent(rate) for name, rate in score.items() if name.startswith("pass@")]
-            groups = score["prompt_perplexity"]
-            rows.append([prompts, f"{score['settings']['temperature']:g}", *rates,
-                         f"{groups['passed']['problems']} of {score['problems_scored']}",
-                         perplexity(groups["passed"]), perplexity(groups["not_passed"]),
-                         verdict(groups)])
+    for score in r["humaneval"]["scores"]:
+        groups = score["prompt_perplexity"]
+        rows.append([f"{score['settings']['temperature']:g}",
+                     *(percent(rate) for name, rate in score.items() if name.startswith("pass@")),
+                     f"{groups['passed']['problems']} of {score['problems_scored']}",
+                     perplexity(groups["passed"]), perplexity(groups["not_passed"]),
+                     verdict(groups)])
     names = [name for name in score if name.startswith("pass@")]
-    head = ["prompts", "temperature", *names, "solved", "prompt perplexity, passed", "not passed",
+    head = ["temperature", *names, "solved", "prompt perplexity, passed", "not passed",
             "likelier, as in the paper?"]
     return f"""## HumanEval
 
 {score['settings']['n']} samples a problem at each temperature, top-p 0.95, every program in
-isolation. The official prompts end with a newline. A vocabulary that was learned from code has
-tokens for a newline with the indentation behind it, so a newline alone tells this model that what
-follows is not indented, and it begins something new. The lower rows leave that newline to the
-model: the same problems, tests and programs, but not the official file.
+isolation.
 
 {table(head, rows)}"""
 

@@ -3,12 +3,11 @@
     python real/run.py --minutes 120        the standard library and all installed packages
     python real/run.py --input SRC DOCS     folders of your own
 
-Nine stages: a tokenizer, the corpus, a model that the time left is enough for, training, HumanEval
-as it is and with the newline at a prompt's end left to the model, MTPB turn by turn and at once, the
-export; then the page (README.md, loss.png and results.json in --out). Each is one command in a
-process of its own. A finished stage is a line of stages.jsonl, so the same command goes on where an
-interrupted one was. Needs tokenizers; matplotlib for the plot; safetensors, torch and transformers
-to look at the export.
+Eight stages: a tokenizer, the corpus, a model that the time left is enough for, training,
+HumanEval, MTPB turn by turn and at once, the export; then the page (README.md, loss.png and
+results.json in --out). Each is one command in a process of its own. A finished stage is a line of
+stages.jsonl, so the same command goes on where an interrupted one was. Needs tokenizers; matplotlib
+for the plot; safetensors, torch and transformers to look at the export.
 """
 import argparse
 import functools
@@ -225,21 +224,6 @@ def humaneval(work):
                      ",".join(map(str, TEMPERATURES)))
 
 
-def humaneval_bare(work):
-    """The same problems with the newline at a prompt's end left to the model.
-
-    A learned vocabulary has tokens like "\\n    ", so a prompt that ends with a newline of its own
-    is one that in the corpus stood before code that is not indented. The programs are the same."""
-    file, lines = work.out / "HumanEval-bare.jsonl", []
-    for _, problem in read_lines(find_benchmark("HumanEval.jsonl.gz")):
-        bare = problem["prompt"].rstrip("\n")
-        rest = problem["prompt"][len(bare):] + problem["canonical_solution"]
-        lines.append(json.dumps(problem | dict(prompt=bare, canonical_solution=rest)) + "\n")
-    replace_file(file, "".join(lines).encode())
-    return benchmark(work, "humaneval.py", "humaneval-bare.jsonl", "--n", HUMANEVAL_N,
-                     "--temperature", ",".join(map(str, TEMPERATURES)), "--problems", file)
-
-
 def mtpb(work, mode):
     """All 115 problems, five inputs each, in one of the two forms."""
     return benchmark(work, "mtpb.py", f"mtpb-{mode}.jsonl", "--n", MTPB_N, "--mode", mode)
@@ -279,7 +263,7 @@ def shape_of(work):
 
 
 STAGES = {"tokenizer": learn_tokenizer, "corpus": prepare, "choose": choose, "train": train,
-          "humaneval": humaneval, "humaneval bare": humaneval_bare, "mtpb multi": lambda work: mtpb(work, "multi"),
+          "humaneval": humaneval, "mtpb multi": lambda work: mtpb(work, "multi"),
           "mtpb single": lambda work: mtpb(work, "single"), "export": export}
 
 
