@@ -3,14 +3,14 @@
     python sample.py --ckpt out --prompt '# Assign 3 to "x".'      one or more samples of a prompt
     python sample.py --ckpt out                                   say what you want, turn by turn
     printf '%s\\n' 'Assign ...' 'Print ...' | python sample.py --ckpt out       turns from a pipe
+    python sample.py --ckpt out --trace page.html      and what else each token could have been
 """
 from harness import sampling
 from harness.cli import CORES, cli
 from harness.devices import check_divides, find_devices
 from harness.folder import find_checkpoint
-from harness.problems import PREFIX  # how every history of the paper's benchmark begins
 from harness.sampling import read_prompt, unescape
-from harness.session import run_program, talk  # noqa: F401 (run_program is for who imports us)
+from harness.session import run_program, show_sample, talk  # noqa: F401 (for importers)
 from harness.spans import tokens_in
 
 import dataclasses
@@ -237,6 +237,7 @@ SPECS = {       # program -> how its arguments lie, how what it returns lies, th
              (ROW, CACHE, LOGITS, ROW, ROW, ROW), dict(dp=DATA, tp="tp")),
     extend_cache: ((CACHE, CACHE, ROW), CACHE, {}),
     token_logprobs: ((WEIGHTS, ROW), ROW, dict(tp="tp")),
+    transformer: ((WEIGHTS, ROW), P(DATA, None, "tp"), dict(tp="tp")),
 }
 
 
@@ -314,6 +315,7 @@ class Chat:
         self.cache = init_cache(config, self.B, self.room, unstacked, self.at(CACHE))
         self.tokens_run = 0                     # that went through the model, padding not counted
         self.dropped = [0] * rows               # tokens of the history that do not fit the context
+        self.rows = []                          # each history's Row in the last turn
 
     def at(self, spec):
         """Where an array lies, None for one device."""
@@ -358,7 +360,7 @@ class Chat:
         budgets = np.broadcast_to(np.asarray(max_new_tokens, np.int32), len(texts))
         rows = [self.align(old + new, held, int(budget), keep_newest)
                 for old, new, held, budget in zip(self.texts, texts, self.held, budgets)]
-        self.texts = [row.text for row in rows]
+        self.rows, self.texts = rows, [row.text for row in rows]
         self.dropped = [row.dropped for row in rows]
         logits = self.read(rows, stream)
         self.write(rows, logits, cut, stream)
@@ -476,11 +478,12 @@ BATCH = 64      # rows that run together
 
 
 def generate(params, config, tokenizer, prompts, max_new_tokens=128, temperature=0.2, top_p=0.95,
-             seed=0, stop=(), sample_ids=None, batch_size=BATCH):
+             seed=0, stop=(), sample_ids=None, batch_size=BATCH, watch=None):
     """Continue each prompt -> [(text, reason)], in order. ValueError for an empty or too long one.
 
     Row b's text depends on (seed, prompts[b], sample_ids[b]) and not on the rows beside it;
-    sample_ids defaults to 0, 1, 2, ... stop: literal strings or a truncate rule.
+    sample_ids defaults to 0, 1, 2, ... stop: literal strings or a truncate rule. watch(Rows) is
+    called behind each batch.
     """
     sample_ids = list(range(len(prompts))) if sample_ids is None else list(sample_ids)
     out = []
@@ -492,6 +495,8 @@ def generate(params, config, tokenizer, prompts, max_new_tokens=128, temperature
         chat = Chats(params, config, tokenizer, len(rows), temperature, top_p, seed, ids)
         chat.reserve(prompts, max_new_tokens)
         out += chat.turn(rows, max_new_tokens, stop)[:len(some)]
+        if watch:
+            watch(chat.rows[:len(some)])
     return out
 
 
@@ -547,23 +552,11 @@ def load(ckpt, dtype=None, mp_num=None, mesh=None):
 
 # ---- the session ---------------------------------------------------------------------------------
 
-def session(params, config, tokenizer, args):
+def session(params, config, tokenizer, args, after_turn=None):
     """Each line is a turn; the model answers with a subprogram and sees all that came before
-    (paper, section 4)."""
+    (paper, section 4). after_turn(turns): see harness/session.py, which has the commands too."""
     chat = Chat(params, config, tokenizer, 1, args.temperature, args.top_p, args.seed)
-    program = lambda turns: PREFIX + "".join(f"# {line}\n{code}\n\n" for line, code in turns)
-
-    def answer(turns, line, sample, stream):
-        chat.rewrite([program(turns)])
-        chat.sample_ids = [sample]
-        (text, reason), = chat.turn([f"# {line}\n"], args.max_new_tokens, truncate_turn, stream,
-                                    keep_newest=True)
-        if chat.dropped[0]:
-            print(f"(the history outgrew the context: its oldest {chat.dropped[0]} tokens are no "
-                  "longer seen)", file=sys.stderr)
-        return text.rstrip("\n"), reason
-
-    talk(answer, program, args.unsafe)
+    talk(chat, truncate_turn, args, after_turn)
 
 
 def main():
@@ -571,17 +564,28 @@ def main():
     if args.plan or args.model or args.topology:
         from plan.decoding import main as plan_main
         return plan_main(args)
-    prompt = read_prompt() if args.prompt == "-" else args.prompt
+    if args.samples:
+        from runs.trace import main as trace_main
+        return trace_main(args)
+    prompt = read_prompt(args)
     find_devices()
     mesh = make_mesh(args.dp, tp=args.tp)
     config, params, tokenizer = load(args.ckpt, args.dtype, args.mp_num, mesh)
+    if args.trace:
+        from runs.trace import Page
+    page = args.trace and Page(args, params, config, tokenizer)
     if prompt is None:
-        return session(params, config, tokenizer, args)
+        return session(params, config, tokenizer, args, page and page.session)
+    watch = page and partial(page.add_samples, prompt)
     stop = tuple(map(unescape, args.stop))
+    if args.num_samples == 1 and sys.stdout.isatty():       # one is shown as it grows
+        chat = Chat(params, config, tokenizer, 1, args.temperature, args.top_p, args.seed)
+        show_sample(chat, prompt, args.max_new_tokens, stop)
+        return watch and watch(chat.rows)
     for start in range(0, args.num_samples, BATCH):         # many are shown as they come
         ids = range(start, min(start + BATCH, args.num_samples))
         samples = generate(params, config, tokenizer, [prompt] * len(ids), args.max_new_tokens,
-                           args.temperature, args.top_p, args.seed, stop, ids)
+                           args.temperature, args.top_p, args.seed, stop, ids, watch=watch)
         for i, (text, reason) in zip(ids, samples):
             print(f"----- sample {i} (ended by {reason})\n{prompt}{text}", flush=True)
 

@@ -21,11 +21,12 @@ END_OF_TEXT = b"<|endoftext|>"  # how the separator is shown; this text in a fil
 # the trainer's) differ in their tables of Unicode.
 PATTERN = "|".join([
     r"[0-9]",                       # a digit alone
-    r"[\r\n][ \t\r\n]*",            # a line break, blank lines, and the indentation after them
+    # a line break alone: a prompt ends with one, and what follows is indented or not
+    r"\r\n|[\r\n]",
     r" ?[^\x00-@\[-`{-\x7f]+",      # letters, with the space before them
     # punctuation and control characters, likewise
     r" ?[!-/:-@\[-`{-~\x00-\x08\x0b\x0c\x0e-\x1f\x7f]+",
-    r"[ \t]+",                      # blanks inside a line
+    r"[ \t]+",                      # an indentation, blanks inside a line
 ])
 
 # A guard: tiktoken's time for one word grows up to with the square of its length, and a regex may

@@ -33,6 +33,11 @@ class Shares:
                     for answer in part]
 
     @property
+    def rows(self):
+        """As Chat.rows."""
+        return [row for chat in self.chats for row in chat.rows]
+
+    @property
     def dropped(self):
         """As Chat.dropped."""
         return [n for chat in self.chats for n in chat.dropped]

@@ -121,9 +121,9 @@ def check_apart(path, *inputs):
         raise ValueError(f"the results would overwrite {path}: give --results FILE")
 
 
-def check_writable(path, *inputs):
+def check_writable(path, *inputs, what="the results", flag="--results"):
     """Before hours of work: can this file be written, and is it none of the inputs? It stays as it
-    is. ValueError says what to do."""
+    is. ValueError says what to do. what: goes there; flag: names it."""
     check_apart(path, *inputs)
     there = os.path.exists(path)
     try:
@@ -133,8 +133,8 @@ def check_writable(path, *inputs):
             with open_part(os.path.realpath(path)) as part:
                 os.unlink(part.name)
     except OSError as error:
-        raise ValueError(f"the results cannot be written to {path} ({error.strerror}): "
-                         "give --results FILE") from None
+        raise ValueError(f"{what} cannot be written to {path} ({error.strerror}): "
+                         f"give {flag} FILE") from None
 
 
 # ---- JSON files that may be damaged --------------------------------------------------------------

@@ -28,11 +28,6 @@ METRICS = "metrics.jsonl"
 CRC = (0, 2 ** 32 - 1)
 CONFIG_JSON = {"step": (0, STEPS), "num_processes": (1, 2 ** 16), "files?": {str: CRC},
                "crc32?": CRC}
-# What an index must look like (see harness.files.check). No real size comes near the limits: they
-# keep a damaged file from asking for absurd memory.
-SIZES = [(0, 2 ** 40)]
-SHARD = {"begin": SIZES, "shape": SIZES, "offset": (0, 2 ** 50), "crc32": CRC}
-INDEX = {str: {"shape": SIZES, "dtype": str, "shards": [SHARD]}}
 # What an index must look like (harness.files.check). The limits are far above any real size: they
 # keep a damaged file from asking for absurd memory.
 SIZES = [(0, 2 ** 40)]
@@ -68,7 +63,7 @@ def take_folder(out_dir):
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         raise ValueError(f"{out_dir} is being written by another process: wait for its end, or "
-                         "choose another --out_dir") from None
+                         "choose another folder") from None
     except OSError:
         pass            # a disk that knows no locks
     whole = checkpoints(out_dir)

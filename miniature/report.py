@@ -4,8 +4,8 @@ computed from results.jsonl.
     python miniature/report.py [FOLDER]      FOLDER/results.jsonl -> FOLDER/README.md and
                                              FOLDER/*.png (default: this folder)
 
-laws.py says how error bars, verdicts and scaling laws come about, plots.py draws. The plots need
-matplotlib; without it the tables are written all the same.
+laws.py says how error bars, verdicts and scaling laws come about, pictures.py draws: that
+needs matplotlib; without it the tables are written all the same.
 """
 import argparse
 import sys
@@ -537,12 +537,8 @@ def main():
         raise FileNotFoundError(f"{folder} holds no results.jsonl: make it with "
                                 "bash miniature/run.sh")
     r = Results(folder / "results.jsonl")
-    try:
-        from miniature.plots import plots
-    except ImportError:
-        print("matplotlib is not installed: no plots (pip install matplotlib)", file=sys.stderr)
-    else:
-        plots(r, folder)
+    from miniature.pictures import plots  # which imports this file
+    plots(r, folder)
     (folder / "README.md").write_text(text(r))
 
 

@@ -55,3 +55,19 @@ def pytest_runtest_call(item):
 def mesh_of():
     from tpu_mesh import make_mesh
     return lambda dp, fsdp, tp: make_mesh(dp, fsdp, tp)
+
+
+@pytest.fixture(scope="session")
+def untrained(tmp_path_factory):
+    """Config -> the folder of an untrained model of bytes, which a command can load."""
+    import dataclasses
+
+    from tpu_mesh import make_mesh, save_checkpoint
+    from train import flatten, init_state
+
+    def write(config):
+        out = tmp_path_factory.mktemp("ckpt")
+        save_checkpoint(out, 1, flatten(init_state(0, config, make_mesh())),
+                        dict(model=dataclasses.asdict(config), tokenizer="bytes"))
+        return out
+    return write

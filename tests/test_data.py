@@ -135,6 +135,18 @@ def test_trained_bpe_is_what_tiktoken_applies(tokenizers, tmp_path):
     assert [full.decode([i]) for i in full.encode(SOURCE)] == words
 
 
+def test_a_prompt_may_end_with_a_line_break(tokenizers, tmp_path):
+    """With every merge learned, too: a prompt's ids are the first of the text's, whether what
+    follows the break is indented, empty or neither, so a model has seen them before all three."""
+    text = SOURCE + "\n\n    a\n\tb\n\n\n    \n  c\n"
+    write_tiktoken(tmp_path / "full.tiktoken", learn_bpe([text * 2], 5000))
+    for tokenizer in (tokenizers["small"], data.get_tokenizer(tmp_path / "full.tiktoken")):
+        ids = tokenizer.encode(text)
+        for end in (i + 1 for i, c in enumerate(text) if c == "\n"):
+            prompt = tokenizer.encode(text[:end])
+            assert prompt == ids[:len(prompt)]
+
+
 @given(text=st.text(st.sampled_from("aabc \n\t1_\u00e9\u4e2d\ud800\x1c\x85"), max_size=80))
 @example(text="low lower lowest slow slowly newer newest wider " * 3 + "aaaa aaa banana")
 @settings(deadline=None, max_examples=60)

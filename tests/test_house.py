@@ -8,7 +8,7 @@ ROOT = Path(__file__).resolve().parents[1]
 SCRIPTS = {     # script -> the scripts that it imports as it starts
     "tpu_mesh": set(), "data": set(), "model": {"tpu_mesh", "data"}, "train": {"model", "tpu_mesh", "data"},
     "sample": {"model", "tpu_mesh", "data"}, "humaneval": set(), "mtpb": set()}
-BELOW, ABOVE = {"harness", "corpora", "fast"}, {"runs", "hf", "plan", "miniature", "bench"}
+BELOW, ABOVE = {"harness", "corpora", "fast"}, {"runs", "hf", "plan", "miniature", "real", "bench", "reading"}
 LEANS_ON = {"corpora": {"harness"}}     # a folder below -> others below that it imports
 OURS = SCRIPTS.keys() | BELOW | ABOVE
 

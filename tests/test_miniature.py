@@ -10,6 +10,7 @@ import pytest
 
 from data import get_batch, get_tokenizer, open_data
 from miniature import corpus, problems, report, run
+from miniature.closing import LINES, show_conversation
 from miniature.open import MINIATURE, make
 
 ROOT = Path(__file__).parents[1]
@@ -170,6 +171,39 @@ def test_one_tokenizer_fits_all_corpora(whole):
         assert sum(sizes) / len(sizes) < most
     longest = max(len(tok.encode("".join(f"# {q}\n" for q in p["prompts"]).format(**i))) for p in MTPB for i in p["inputs"])
     assert longest < 130        # a single-turn conversation fits the context of 256 with its answer
+
+
+def judged(tmp_path, *programs):
+    """A sample file and its results: programs of (text, printed, result)."""
+    files = tmp_path / "mtpb.jsonl", tmp_path / "mtpb_results.jsonl"
+    said = [{"id": str(i), "completions": corpus.PREFIX + text, "gold_output": [1, 2]}
+            for i, (text, _, _) in enumerate(programs)]
+    verdicts = [{"passed": result == "passed", "result": result, "printed": printed} for _, printed, result in programs]
+    for file, lines in zip(files, (said, verdicts)):
+        file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return files
+
+
+def test_training_ends_with_a_conversation_that_passed(tmp_path, capsys):
+    wrong = "# Ask.\nx = 1\n\n", "1", "failed: wrong value"
+    right = ('# Ask "x".\nx = 2\n\n# Print.\nprint(x)\n\n', "[1, 2]", "passed")
+    show_conversation(*judged(tmp_path, wrong, right, right))
+    first, *program, last = capsys.readouterr().out.splitlines()
+    assert "problem 1 (passed)" in first and str(tmp_path / "mtpb.jsonl") in first
+    assert program == ['    # Ask "x".', "    x = 2", "    # Print.", "    print(x)"]
+    assert last == "printed [1, 2], expected [1, 2]"
+
+
+def test_where_none_passed_it_says_so_and_shows_one(tmp_path, capsys):
+    """A long program is cut, and what could command the terminal is not printed."""
+    failed = "# Ask.\n" + "x = 1\n" * LINES, "", "failed: \x1b[2J"
+    show_conversation(*judged(tmp_path, failed))
+    shown = capsys.readouterr().out
+    assert "problem 0 (none passed, and this one failed" in shown and "\x1b" not in shown
+    assert "\n    ... and 1 lines more\nprinted nothing, expected [1, 2]\n" in shown
+    show_conversation(*judged(tmp_path, failed, ("# Ask.\nx", "3\x1b[2J", "failed: wrong value")))
+    shown = capsys.readouterr().out
+    assert "problem 1 (none passed, and this one failed: wrong value)" in shown and "\x1b" not in shown
 
 
 # ------------------------------------------------ pipeline and report -------------------------------------------

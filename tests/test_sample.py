@@ -1,17 +1,11 @@
-"""Laws of sampling: the nucleus against a NumPy loop, rows that do not see their batch, stop rules, the session."""
-from harness import outside, session
+"""Laws of sampling: the nucleus against a NumPy loop, rows that do not see their batch, stop rules, commands."""
 
-import contextlib
 import dataclasses
 import json
-import os
-import pty
 import re
-import select
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import jax
@@ -20,11 +14,9 @@ import numpy as np
 import pytest
 
 import sample
-import train
 from data import get_tokenizer
 from model import Config, init_params, unstack
 from sample import Chat, generate, sample_token, top_p_filter, truncate_function, truncate_turn
-from tpu_mesh import make_mesh, save_checkpoint
 
 ROOT = Path(__file__).parents[1]
 CONFIG = Config(n_layer=2, n_head=2, n_embd=32, rotary_dim=8, block_size=128, vocab_size=320)
@@ -255,12 +247,8 @@ def test_a_cut_stays_where_it_is_when_more_text_comes(rule):
 
 
 @pytest.fixture(scope="module")
-def ckpt(tmp_path_factory):
-    """An untrained model that a command can load."""
-    out = tmp_path_factory.mktemp("ckpt")
-    state = train.init_state(0, CONFIG, make_mesh())
-    save_checkpoint(out, 1, train.flatten(state), dict(model=dataclasses.asdict(CONFIG), tokenizer="bytes"))
-    return out
+def ckpt(untrained):
+    return untrained(CONFIG)
 
 
 def run(*args, stdin=""):
@@ -365,142 +353,6 @@ def test_a_prompt_that_is_refused_leaves_the_chat_as_it_was():
     assert chat.texts == texts
     assert chat.turn(["c = 3\n", "d\n"], 4) == generate(
         PARAMS, CONFIG, TOKENIZER, [texts[0] + "c = 3\n", texts[1] + "d\n"], 4, temperature=0)
-
-
-# ----------------------------------------------------- the session -----------------------------------------------
-
-@pytest.fixture
-def typed(monkeypatch):
-    """typed(lines, answer) -> what the session, at a terminal, does with the lines; Ctrl-C and stdin are as before."""
-    before = signal.getsignal(signal.SIGINT)
-    master, slave = pty.openpty()
-    monkeypatch.setattr(sys, "stdin", open(slave, encoding="utf-8"))
-
-    def run(lines, answer):
-        os.write(master, "".join(line + "\n" for line in lines).encode(errors="surrogateescape"))
-        session.talk(answer, lambda turns: "".join(f"# {line}\n{code}\n" for line, code in turns), unsafe=True)
-    yield run
-    signal.signal(signal.SIGINT, before)
-    sys.stdin.close()
-    os.close(master)
-
-
-def echo(turns, line, sample, stream):
-    """A model that answers with a print of what was said; "break" is interrupted half-way, "fail" fails."""
-    stream("pri")
-    if line == "break" or line == "twice" and sample > 1:
-        os.kill(os.getpid(), signal.SIGINT)         # in the middle of something: it must not be heard here
-        time.sleep(0)
-        stream("print")
-        raise AssertionError
-    if line == "fail":
-        raise RuntimeError("RESOURCE_EXHAUSTED")
-    return f"print({line!r}, {sample})", "stop"
-
-
-def test_what_goes_wrong_in_a_session_loses_nothing(typed, tmp_path, monkeypatch, capfd):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "mine").write_text("a stranger's")
-    (tmp_path / "sealed").write_text("a file, not a folder")
-    typed(["\udcff half a character", "/undo", "one", "break", "fail", "/again", "twice", "/again", "/save", "/save .",
-           "/save no/such", "/save sealed/x", "/save mine", "/save new", "/undo", "/save new", "/save " + "x" * 300,
-           "/nonsense", "/run", "/quit"], echo)
-    out, err = capfd.readouterr()
-    assert (tmp_path / "new").read_text() == "# one\nprint('one', 1)\n" and "saved new" in out
-    assert (tmp_path / "mine").read_text() == "a stranger's" and len(os.listdir(tmp_path)) == 3
-    assert "> one 1\n" in out and out.count("interrupted") == 2 and out.count("print('one'") == 2
-    assert len([line for line in err.splitlines() if line.startswith("error: ")]) == 6
-
-
-def test_two_ctrl_c_in_a_row_leave_and_one_does_not(monkeypatch):
-    before, lines = signal.getsignal(signal.SIGINT), iter(["^C", "one", "^C", "^C"])
-
-    def line(prompt):
-        if (line := next(lines)) == "^C":
-            os.kill(os.getpid(), signal.SIGINT)
-            time.sleep(9)
-        return line
-    monkeypatch.setattr("builtins.input", line)
-    try:
-        terminal = session.Terminal()
-        assert terminal.read() == "one"
-        with pytest.raises(KeyboardInterrupt):
-            terminal.read()
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
-def test_run_shows_what_was_printed_and_why_it_ended():
-    shown = lambda source, **more: session.run_program(source, unsafe=True, **more)
-    assert shown("print('é。', flush=True)\nimport os\nos.system('echo below')") == "é。\nbelow\n"
-    assert shown("print('so far')\nwhile True: pass", seconds=0.7) == "so far\n(stopped after 0.7 s)\n"
-    flood = shown("while True: print('x' * 999)")
-    assert flood.startswith("x" * 999 + "\n") and len(flood) < session.OUTPUT + 100 and "bytes of output" in flood
-    first, *_, last = shown("print(1)\n1 / 0").splitlines()
-    assert (first, last) == ("1", "ZeroDivisionError: division by zero")
-    assert shown("print('a')\nimport os\nos.abort()") == "a\n(exit code -6)\n"
-    assert shown("import sys\nsys.exit(3)") == "(exit code 3)\n" and shown("") == ""
-    assert "\x1b" not in shown("print('\\x1b[2J')")
-
-
-def test_run_is_isolated_or_says_how_not(monkeypatch):
-    worker = outside.Worker
-
-    def none_but_unsafe(isolation, *rest):
-        if isolation != "none":
-            raise OSError("not on this machine")
-        return worker(isolation, *rest)
-    monkeypatch.setattr(outside, "Worker", none_but_unsafe)
-    with pytest.raises(ValueError, match="--unsafe"):
-        session.run_program("print(1)")
-    assert session.run_program("print(1)", unsafe=True) == "1\n"
-
-
-def test_ctrl_c_stops_a_program_and_no_more():
-    """What waits for the program may raise; what it had printed is shown."""
-    pieces = 0
-
-    @contextlib.contextmanager
-    def waiting():
-        nonlocal pieces
-        pieces += 1
-        if pieces == 2:
-            raise KeyboardInterrupt
-        yield
-    assert session.run_program("print('first')\nwhile True: pass", True, waiting) == "first\n(interrupted)\n"
-
-
-def test_a_session_on_a_terminal(ckpt, tmp_path):
-    """Ctrl-C as soon as the first answer is asked for, so while it compiles; afterwards all is as before."""
-    master, slave = pty.openpty()
-    with subprocess.Popen([sys.executable, ROOT / "sample.py", "--ckpt", ckpt, "--max_new_tokens", "20"],
-                          cwd=tmp_path, stdin=slave, stdout=slave, stderr=slave, start_new_session=True) as process:
-        os.close(slave)
-        seen = b""
-
-        def until(words):
-            nonlocal seen
-            while words not in seen:
-                if not select.select([master], [], [], 60)[0]:
-                    process.kill()
-                    raise AssertionError(seen)
-                seen += os.read(master, 4096)
-            seen = seen[seen.index(words) + len(words):]
-
-        until(b"\r\n> ")
-        os.write(master, b"Say one.\n")
-        until(b"one.")
-        process.send_signal(signal.SIGINT)
-        until(b"> ")
-        os.write(master, b"/undo\n/undo\n/save /\n/save saved.py\n")
-        until(b"saved saved.py\r\n> ")
-        time.sleep(0.3)     # as who reads the prompt first: until `input` waits, a signal is not heard
-        process.send_signal(signal.SIGINT)
-        until(b"once more")
-        os.write(master, b"/quit\n")
-        assert process.wait(60) == 0
-    os.close(master)
-    assert (tmp_path / "saved.py").read_text() == sample.PREFIX
 
 
 def test_missing_checkpoint(tmp_path):

@@ -9,6 +9,7 @@ import json
 import os
 import re
 import resource
+import shlex
 import shutil
 import signal
 import socket
@@ -27,10 +28,13 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import data
+import humaneval
 import model
+import sample
 import tpu_mesh
 import train
 from model import Config, init_params, loss_fn, param_table
+from runs import messages
 from runs.settings import choose_settings, fit_to_data, remarks
 from runs.source import check_data
 from tpu_mesh import make_mesh
@@ -932,6 +936,51 @@ closing(pathlib.Path({str(tmp_path)!r}), None)
     assert p.wait(timeout=30) == 128 + signal.SIGTERM
     with pytest.raises(ProcessLookupError):
         os.kill(child, 0)
+
+
+def test_training_on_own_files_ends_with_commands_that_go_on(train_here, tiny_data):
+    """Each is one that its script reads, of this model; the prompt is a line of the files."""
+    shown = train_here(*SMALL, "--steps", 1, "--out_dir", "o 1")
+    lines = shown[shown.index("next:"):].splitlines()
+    commands = [shlex.split(line.removeprefix("next:"), comments=True) for line in lines]
+    assert [script for _, script, *_ in commands] == ["sample.py", "sample.py", "humaneval.py"]
+    parsers = {"sample.py": sample.parser(), "humaneval.py": humaneval.parser()}
+    found = [parsers[script].parse_args(flags) for _, script, *flags in commands]
+    assert {args.ckpt for args in found} == {"o 1"} and found[1].prompt is None
+    assert re.fullmatch(r"def f\d+_\d+\(x\)?:?", found[0].prompt)
+
+
+@pytest.mark.parametrize("meta, kinds", [
+    ({"miniature": "nl"}, ["train.py"]), ({"miniature": "multi"}, ["train.py"]),
+    ({"miniature": "mono"}, ["sample.py"] * 2), ({"filters": "prose"}, ["sample.py"] * 2)])
+def test_what_comes_next_follows_from_the_data(meta, kinds, tiny_data):
+    """The paper's next corpus from these weights; and prose is asked for no programs."""
+    own = data.open_data(tiny_data)
+    own = dataclasses.replace(own, meta=own.meta | {"filters": "code"} | meta)
+    commands = [shlex.split(command) for command, _ in messages.next_commands(Path("out"), own)]
+    assert [script for _, script, *_ in commands] == kinds
+    if kinds == ["train.py"]:
+        args = train.parser().parse_args(commands[0][2:])
+        new = {"nl": "multi", "multi": "mono"}[meta["miniature"]]
+        assert (args.init_from, args.data, args.out_dir) == ("out", f"miniature:{new}", f"out-{new}")
+
+
+def test_the_line_of_the_files_is_whole_words_and_no_half_of_a_character():
+    """Never from the middle of a line, never what a sequence cuts inside a character."""
+    def opening(text, cut=0):
+        ids = np.array(data.get_tokenizer("bytes").encode(text))
+        ids = ids[:len(ids) - cut]
+        packed = types.SimpleNamespace(
+            tokenizer="bytes", meta={"sequences": {"val": 0, "train": 1}},
+            sequences=lambda split: 1, read=lambda split, rows: [ids] * len(rows))
+        return messages.opening(packed)
+
+    assert opening("in the middle of it\n  indented by two\nimport this, that\n") == "import this, that"
+    assert opening("\n" + "word " * 20) == ("word " * 8).rstrip()
+    assert opening("\n" + "word " * 20 + "w") == ("word " * 8).rstrip()
+    assert opening("\n今天天气很好，我们去公园。") == "今天天气很好，我们去公园。"
+    assert opening("\n今天天气很好，我们去公园。", cut=1) == "今天天气很好，我们去公园"
+    assert opening("one line alone, and it is long") == opening("\na\x1b[2Jbcdefghijkl\n") == ""
 
 
 def test_processes_that_slurm_started_look_for_each_other(tmp_path):
