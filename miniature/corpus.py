@@ -314,9 +314,7 @@ def program(draw, level, moved=False, free=False, functions=0.12, given=()):
 
 def function(draw, level, free=False):
     """Write a function that does operations one after the other, in HumanEval's form
-    -> (kind of its argument, Operations).
-
-    The docstring ends without a line break: a break and the indentation after it are one token."""
+    -> (kind of its argument, Operations)."""
     draw.write("def " + draw.choice(["get", "make", "find", "compute", "build"]))
     draw.write("_" + draw.choice(["result", "value", "answer", "output"]) + "(")
     kind = draw.choice(list(STARTS))
@@ -332,7 +330,7 @@ def function(draw, level, free=False):
         ops.append(op)
         v = "result"
     lines = [f"result = {code}" for code in codes[:-1]] + [f"return {codes[-1]}"]
-    draw.write('."""' + "".join(f"\n    {line}" for line in lines) + "\n")
+    draw.write('."""\n' + "".join(f"    {line}\n" for line in lines))
     return kind, ops
 
 

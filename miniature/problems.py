@@ -126,10 +126,7 @@ def mtpb(n=100, seed=1234):
 
 def humaneval(n=100, seed=4321):
     """n problems as in HumanEval.jsonl: a signature and a docstring, a solution, and a check of
-    five calls.
-
-    A prompt ends with its docstring and without the line break of the official ones: see
-    corpus.function."""
+    five calls."""
     rng = random.Random(seed)
 
     def make(level):
@@ -139,7 +136,8 @@ def humaneval(n=100, seed=4321):
         category = held_out(names) and category_of(names, [kind])
         if not category:
             return None
-        end = draw.text.index('."""') + 4
+        head = '."""\n'
+        end = draw.text.index(head) + len(head)
         prompt, solution = draw.text[:end], draw.text[end:]
         entry_point, arg = re.match(r"def (\w+)\((\w+)\)", prompt).groups()
         values = [value for value, in drawn_inputs([kind], level, rng)]

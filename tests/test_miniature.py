@@ -150,9 +150,9 @@ def test_humaneval_is_well_formed():
     """The solution passes its check, and a body that gives its argument back does not: 100 of 100 and 0 of 100."""
     assert len(HUMANEVAL) == 100
     for p in HUMANEVAL:
-        assert p["test"].count("assert candidate(") == 5
+        assert p["test"].count("assert candidate(") == 5 and p["prompt"].endswith('."""\n')
         argument = p["prompt"].split(")")[0].split("(")[1]
-        for body, right in ((p["canonical_solution"], True), (f"\n    return {argument}\n", False)):
+        for body, right in ((p["canonical_solution"], True), (f"    return {argument}\n", False)):
             scope = {}
             exec(p["prompt"] + body + "\n" + p["test"], scope)
             with contextlib.nullcontext() if right else pytest.raises(AssertionError):
