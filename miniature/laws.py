@@ -2,6 +2,7 @@
 import numpy as np
 
 NOT_MEASURED = "not measured"
+HOLDS, OPPOSITE = "**holds**", "**does not hold at this scale**"     # verdicts
 
 
 # ------------------------------------------------- error bars ------------------------------------
@@ -58,14 +59,13 @@ def verdict(said):
         "the opposite for": [w for w, d, e, agree in said if d < 0 and counts(d, e, agree)]}
     groups["within the error for"] = [w for w, *_ in said if w not in sum(groups.values(), [])]
     if len(groups["holds for"]) == len(said):
-        return "**holds**" if said else NOT_MEASURED
+        return HOLDS if said else NOT_MEASURED
     if len(groups["holds for"]) > 4:
         groups["holds for"] = [f"{len(groups['holds for'])} of {len(said)}"]
     parts = "; ".join(f"{text} {', '.join(some)}" for text, some in groups.items() if some)
     if groups["holds for"]:
         return f"**holds in part**: {parts}"
-    opposite = groups["the opposite for"]
-    return f"**{'does not hold at this scale' if opposite else 'undecided'}**: {parts}"
+    return f"{OPPOSITE if groups['the opposite for'] else '**undecided**'}: {parts}"
 
 
 # ------------------------------------------------- scaling laws ----------------------------------

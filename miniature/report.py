@@ -22,7 +22,9 @@ from harness.files import check, read_lines  # noqa: E402
 
 from humaneval import estimate_pass_at_k  # noqa: E402
 from miniature.laws import (  # noqa: E402
+    HOLDS,
     NOT_MEASURED,
+    OPPOSITE,
     difference,
     fit_law,
     fit_law_of_data,
@@ -31,7 +33,7 @@ from miniature.laws import (  # noqa: E402
     spread,
     verdict,
 )
-from miniature.run import TOKENS, all_jobs  # noqa: E402
+from miniature.run import TOKENS, all_jobs, short_steps  # noqa: E402
 from model import Config, num_params  # noqa: E402
 
 NAMES = {"nl": "NL", "multi": "MULTI", "mono": "MONO"}
@@ -59,6 +61,7 @@ class Results:
         self.settings, self.jobs = lines[0], {line["job"]: line for line in lines[1:]}
         self.sizes, self.seeds = self.settings["sizes"], self.settings["seeds"]
         self.dial, self.dial_size = self.settings["dial"], self.settings["dial_size"]
+        self.half = min(self.dial, key=lambda share: abs(share - 50))   # both forms equally common
 
     def kind(self, name):
         return f"{name}@{self.settings['share']}"
@@ -113,12 +116,6 @@ class Results:
         level = lambda x: "hard" if x < 0.3 else "easy" if x > 0.7 else "medium"
         return np.array([level(x) for x in np.mean(rates, 0)])
 
-    def gain(self, size, level):
-        """{seed: multi-turn minus single-turn pass rate} of the problems of a level, MONO."""
-        multi, single = (self.mtpb(size, self.kind("mono"), m) for m in ("multi", "single"))
-        which = self.difficulty() == level
-        return {s: (multi[s] - single[s])[which] for s in multi if s in single and which.any()}
-
 
 def columns(line):
     """(4, problems): programs that pass, programs, sum of log p of the prompts, their tokens."""
@@ -159,6 +156,17 @@ def in_words(said, scale=100):
                      for where, mean, se, _ in said) or NOT_MEASURED
 
 
+def in_ranges(groups):
+    """{what: [(where, difference, error, agree)]} -> from the least difference to the largest, in
+    percentage points, and the largest error."""
+    told = []
+    for name, said in groups.items():
+        if said:
+            d, e = 100 * np.array([[mean, se] for _, mean, se, _ in said]).T
+            told.append(f"{name}: {min(d):+.1f} to {max(d):+.1f} (± {max(e):.1f} at most)")
+    return "; ".join(told) or NOT_MEASURED
+
+
 def there(*said):
     return [s for s in said if s]
 
@@ -196,41 +204,44 @@ def claims(r):
     others are left out."""
     mono, rows = r.kind("mono"), []
     measures = {"MTPB": r.mtpb, "HumanEval": lambda s, kind: r.humaneval(s, kind, 1)}
+    stages = ("mono", "multi"), ("multi", "nl")
 
-    def row(claim, paper, failed, said, scale=100, holds=None, measured=None):
-        rows.append([claim, paper, measured or in_words(said, scale), failed,
-                     holds or verdict(said)])
+    def row(claim, paper, failed, said, words):
+        rows.append([claim, paper, words, failed, verdict(said)])
 
-    half = dial_differences(r, r.mtpb, [50] if 50 in r.dial else r.dial[1:2])
-    row(f"Said turn by turn a problem is solved more often than said at once, and not only because "
-        f"the corpus is so ({r.label(r.dial_size)})",
+    half = dial_differences(r, r.mtpb, [r.half])
+    row("Said turn by turn a problem is solved more often than said at once, and not only because "
+        f"the corpus is so ({r.label(r.dial_size)}, {r.half} % with all comments at the top)",
         "350M: 16.98 against 5.75 %; 16.1B: 47.34 against 38.74 %",
         "where the corpus holds both forms equally often, as many are solved either way", half,
-        measured=f"{in_words(half)} (all positions: "
-                 f"{in_words(dial_differences(r, r.mtpb, r.dial))})")
+        in_words(half))
+    steps = {f"{name}, a step in size": there(
+        *(difference(f"{name} {r.label(a)} → {r.label(b)}", get(b, mono), get(a, mono))
+          for a, b in zip(r.sizes, r.sizes[1:]))) for name, get in measures.items()}
     row("A larger model solves more",
         f"MONO 350M to 16.1B: HumanEval {listed(PAPER_HUMANEVAL)}, MTPB {listed(PAPER_MTPB)} %",
-        "a step in size that solves fewer, or none that solves more",
-        there(*(difference(f"{name} {r.label(a)} → {r.label(b)}", get(b, mono), get(a, mono))
-                for name, get in measures.items() for a, b in zip(r.sizes, r.sizes[1:]))))
-    row("Data that is more and more code helps: MONO beats MULTI, MULTI beats NL",
+        "a step in size that solves fewer, or no more", sum(steps.values(), []), in_ranges(steps))
+    later = {f"{name} {NAMES[a]} - {NAMES[b]}": there(
+        *(difference(f"{name} {NAMES[a]} - {NAMES[b]} {r.label(s)}", get(s, r.kind(a)),
+                     get(s, r.kind(b))) for s in r.sizes))
+        for name, get in measures.items() for a, b in stages}
+    row("Going on with data that is more and more code helps: MONO beats MULTI, MULTI beats NL",
         "HumanEval, 16.1B: 29.28, 18.3, 14.2 %",
-        "the last stage of training solves as many as the one before",
-        there(*(difference(f"{name} {NAMES[a]} - {NAMES[b]} {r.label(s)}", get(s, r.kind(a)),
-                           get(s, r.kind(b)))
-                for name, get in measures.items()
-                for a, b in (("mono", "multi"), ("multi", "nl")) for s in r.sizes)))
+        "a stage of training after which a size solves fewer, or no more",
+        sum(later.values(), []), in_ranges(later))
+    asked = there(*(difference(r.label(s), r.perplexity(s, mono, "single"),
+                               r.perplexity(s, mono, "multi")) for s in r.sizes))
     row("Said turn by turn the prompts have a lower perplexity (single minus multi)",
-        "16.1B: 10.25 against 8.05", "a size that finds the prompts at once less surprising",
-        there(*(difference(r.label(s), r.perplexity(s, mono, "single"),
-                           r.perplexity(s, mono, "multi")) for s in r.sizes)), 1)
-    row(*law_claim(r))
+        "16.1B: 10.25 against 8.05", "a size that finds the prompts at once less surprising", asked,
+        in_words(asked, 1))
+    rows.append(law_claim(r))
     first, last = f"mono@{r.dial[0]}", f"mono@{r.dial[-1]}"
+    ends = there(difference(f"multi-turn {r.label(r.dial_size)}", r.mtpb(r.dial_size, first),
+                            r.mtpb(r.dial_size, last)))
     row("Comments beside their code are what teaches multi-turn synthesis "
         f"({r.dial[0]} % minus {r.dial[-1]} % of the programs with all comments at the top)",
         "a conjecture, not tested", "without any comment beside its code it is learned as well",
-        there(difference(f"multi-turn {r.label(r.dial_size)}", r.mtpb(r.dial_size, first),
-                         r.mtpb(r.dial_size, last))))
+        ends, in_words(ends))
     return rows
 
 
@@ -241,17 +252,77 @@ def listed(rates):
 def law_claim(r):
     """The row of the scaling law: does the law of the smaller sizes say the last one's loss?"""
     claim = "Loss falls with size as a power law towards the entropy: the last size is foretold"
-    failed = "the last size lies off the line by more than both errors"
+    paper = "cites the laws, fits none"
+    failed = "the last size lies off the line by more than two errors"
     found = beyond(r)
     if found is None or len(r.sizes) < 4:
-        return claim, "cites the laws, fits none", failed, [], 1
+        return [claim, paper, NOT_MEASURED, failed, NOT_MEASURED]
     N, losses = found
     (said, error, _), (measured, spread_) = predictions(N, losses, 0), spread(losses[:, -1])
-    d, e = measured - said, np.hypot(error, spread_)
-    holds = "**holds**" if abs(d) <= 2 * e else "**does not hold at this scale**"
+    holds = abs(measured - said) <= 2 * np.hypot(error, spread_)
     words = (f"beyond the entropy {r.label(r.sizes[-1])} has {measured:.4f} ± {spread_:.4f} nats a "
              f"token, foretold {said:.4f} ± {error:.4f}")
-    return claim, "cites the laws, fits none", failed, [], 1, holds, words
+    return [claim, paper, words, failed, HOLDS if holds else OPPOSITE]
+
+
+# What a verdict means for the paper, claim by claim: where it holds, where it is the opposite, and
+# where neither can be said, or not for all.
+MEANING = (
+    ("The turns' advantage is more than a habit of the corpus.",
+     "The turns' advantage is a habit of the corpus: where both forms are equally common, all at "
+     "once is better. What the paper measured may tell how GitHub writes.",
+     "Where both forms are equally common, the two ways to ask cannot be told apart. What the paper "
+     "measured may tell how GitHub writes."),
+    ("Size helps at every step, far below the paper's smallest model too.",
+     "Where two sizes can be told apart the larger solves fewer: the paper's gain does not show.",
+     "Not every step in size brings a gain that chance could not explain."),
+    ("Every stage helps at every size. As in the paper a later stage is more training too, so "
+     "part of the gain may be the steps and not the data.",
+     "Where two stages can be told apart the later solves fewer: the paper's gain does not show.",
+     "Not every stage brings every size a gain that chance could not explain. As in the paper a "
+     "later stage is more training too."),
+    ("What is asked turn by turn surprises a model less at every size: the paper's explanation of "
+     "the advantage is possible.",
+     "What is asked turn by turn surprises a model more: the paper's explanation of the advantage "
+     "fails.",
+     "Not at every size does it surprise a model less to be asked turn by turn."),
+    ("With its floor known, the law of the smaller sizes foretold the next: what the paper takes "
+     "from others holds even here.",
+     "The law of the smaller sizes missed the next, although its floor is known. All sizes saw "
+     "equally many tokens; the laws that the paper cites ask for more where the model is larger.",
+     ""),
+    ("The paper's conjecture stands a test that it did not have: with the comments taken away from "
+     "their code, and nothing else changed, a model loses what it could do turn by turn.",
+     "The paper's conjecture fails: without comments beside their code turns are learned better.",
+     "The paper's conjecture is left undecided."))
+
+
+def meanings(r):
+    """A sentence for each claim, chosen by its verdict."""
+    lines = []
+    for (*_, found), (yes, no, undecided) in zip(claims(r), MEANING):
+        said = {HOLDS: yes, NOT_MEASURED: "Not measured."}.get(
+            found, no if found.startswith(OPPOSITE) else undecided)
+        lines.append(f"{len(lines) + 1}. {said}")
+    return "\n".join(lines)
+
+
+def dial_words(r):
+    """How the lead of the turns changes over the dial."""
+    places = dict.fromkeys((r.dial[0], r.half, r.dial[-1]))
+    leads = {share: dial_differences(r, r.mtpb, [share]) for share in places}
+    if not all(leads.values()):
+        return f"The lead of the turns over the dial: {NOT_MEASURED}."
+    told = ", ".join(f"{100 * d:+.1f} ± {100 * e:.1f} points at {share} %"
+                     for share, [(_, d, e, _)] in leads.items())
+    if verdict(leads[r.dial[0]]) != HOLDS:
+        return f"The turns lead by {told}."
+    [(_, first, first_error, _)], [(_, half, error, _)] = leads[r.dial[0]], leads[r.half]
+    stays = half / first
+    error = np.hypot(error, stays * first_error) / first
+    rest = "; the rest is what the corpus holds" if 0 < stays < 1 else ""
+    return (f"The turns lead by {told}. So of the lead that they have where no program says "
+            f"everything first, {100 * stays:.0f} ± {100 * error:.0f} % stay at {r.half} %{rest}.")
 
 
 # ------------------------------------------------- tables ----------------------------------------
@@ -324,6 +395,22 @@ def difficulty_table(r):
     return table(["single-turn → multi-turn, %", *map(r.label, r.sizes)], rows)
 
 
+def difficulty_words(r):
+    """What turns gain at each level, with the largest size."""
+    said = there(*(gained(r, r.sizes[-1], level) for level in LEVELS))
+    return (f"Turns gain, with MONO {r.label(r.sizes[-1])}, in points: {in_words(said)}. The paper: "
+            "no gain on easy problems for its larger models.")
+
+
+def gained(r, size, level):
+    """(level, multi-turn minus single-turn pass rate of its problems, error, agree), or None."""
+    levels = r.difficulty()
+    if levels is None or (levels == level).sum() < 2:
+        return None
+    of = lambda mode: {s: x[levels == level] for s, x in r.mtpb(size, r.kind("mono"), mode).items()}
+    return difference(level, of("multi"), of("single"))
+
+
 def law_table(r):
     """The law with the entropy given and with it fitted; of the sizes but the last, and of all."""
     found = beyond(r)
@@ -352,7 +439,7 @@ def law_of_data(r):
     """L(N, D) in words."""
     points = []
     for s in r.sizes:
-        for steps in (0, *r.settings["short"]):
+        for steps in (0, *short_steps(r.settings)):
             for rate in r.loss(s, r.kind("mono"), steps).values():
                 D = (steps or r.settings["steps"]["mono"]) * TOKENS
                 points.append((r.params(s), D, rate["beyond"]))
@@ -454,9 +541,15 @@ the entropy, {H}, is all but the same. MONO {size}:
 
 {dial_table(r)}
 
+{dial_words(r)}
+
 ## Six claims
 
 {table(claim_head, claims(r))}
+
+What it means for the paper, claim by claim:
+
+{meanings(r)}
 
 {order}
 
@@ -487,7 +580,7 @@ was interrupted, what came before is not counted.
 {difficulty_table(r)}
 
 A problem is hard when MONO's pass rate, averaged over sizes, seeds and both ways to ask, is under
-30 %, easy when it is over 70 %.
+30 %, easy when it is over 70 %. {difficulty_words(r)}
 
 ## A law with a known floor
 

@@ -38,21 +38,22 @@ TOKENS = 2048       # a step: half of train.py's default, so that few tokens sti
 # its samples. Trained are:
 #     sizes x nl, multi, mono, at the position `share` of the corpus's dial (corpus.py)
 #     the whole dial of mono, at one size
-#     fewer steps of mono, for the first seed and all sizes but the last, for the law in the data
+#     mono for a part of its steps, the first seed and all sizes but the last, for the law in the
+#     data
 # Measured: MTPB with so many samples a case and problems; HumanEval with samples a problem at each
 # temperature, those of humaneval_all for all corpora and seeds, the others for mono and the first
 # seed; the loss beyond the entropy on so many documents.
 FULL = dict(
     sizes=["0.1M", "0.3M", "toy", "3M"], seeds=[0, 1, 2], share=12, dial=[0, 3, 12, 50, 100],
-    dial_size="toy", steps=dict(nl=150, multi=300, mono=900), short=[225, 450], mtpb_n=1,
+    dial_size="toy", steps=dict(nl=150, multi=300, mono=900), short=[0.25, 0.5], mtpb_n=1,
     mtpb_limit=100, humaneval_n={"0.2": 5, "0.8": 100}, humaneval_all=["0.2"], humaneval_limit=100,
     documents=400, quick=False)
 QUICK = FULL | dict(
-    sizes=["0.1M", "0.3M"], seeds=[0, 1], dial=[0, 12, 100], dial_size="0.3M", short=[450],
-    mtpb_limit=30, humaneval_limit=20, documents=100, quick=True)
+    sizes=["0.1M", "0.3M"], seeds=[0, 1], share=50, dial=[0, 50, 100], dial_size="0.3M",
+    short=[0.5], mtpb_limit=30, humaneval_limit=20, documents=100, quick=True)
 
 # What a job costs, roughly, in seconds of one quiet core: for the order and the time left.
-STEP = {"0.1M": 0.03, "0.3M": 0.07, "toy": 0.21, "3M": 0.48}
+STEP = {"0.1M": 0.02, "0.3M": 0.047, "toy": 0.12, "3M": 0.3}
 Job = namedtuple("Job", "name cost needs commands collect")     # collect() -> what of it is kept
 
 
@@ -168,10 +169,14 @@ def all_jobs(plan, out):
             jobs.append(train_job(model, plan, out))
             later += measures(model, plan, out)
     for size in plan["sizes"][:-1]:         # the last size is what the law is to predict
-        for steps in plan["short"]:
+        for steps in short_steps(plan):
             model = Model(size, f"mono@{share}", plan["seeds"][0], steps)
             later += [train_job(model, plan, out), loss_job(model, plan, out)]
     return jobs + later
+
+
+def short_steps(plan):
+    return [round(part * plan["steps"]["mono"]) for part in plan["short"]]
 
 
 def measures(model, plan, out):
@@ -179,7 +184,7 @@ def measures(model, plan, out):
     mono, step = model.kind.startswith("mono"), STEP[model.size]
     jobs = [loss_job(model, plan, out)] if mono else []
     for mode in ("multi", "single") if mono else ("multi",):
-        cost = (15 + 40 * step) * plan["mtpb_n"] * plan["mtpb_limit"] / 100
+        cost = 8 + (6 + 90 * step) * plan["mtpb_n"] * plan["mtpb_limit"] / 100
         jobs.append(sample_job("mtpb", mode, model, out, cost, "--limit", plan["mtpb_limit"],
                                "--mode", mode, "--n", plan["mtpb_n"], "--temperature", 0.2))
     for temperature in temperatures(model, plan):
@@ -296,10 +301,9 @@ def parser():
     return p
 
 
-def main():
-    args = parser().parse_args()
-    plan = QUICK if args.quick else FULL
-    out = ROOT / ("out-quick" if args.quick else "out-miniature")
+def begin(plan, out):
+    """The folder of a run, with its settings as the first line of results.jsonl. ValueError where
+    another plan's stand."""
     out.mkdir(exist_ok=True)
     results = out / "results.jsonl"
     settings = dict(job="settings", **plan)
@@ -312,19 +316,29 @@ def main():
     held = read_lines(results)[0][1]
     if {key: held.get(key) for key in settings} != settings:
         raise ValueError(f"{results} comes from another plan: move {out} away to start anew")
+
+
+def carry_out(plan, out, to):
+    """Do what is left of a plan in the folder `out`, and write the report into the folder `to`."""
+    begin(plan, out)
     print(f"the paper in miniature: {len(plan['sizes'])} sizes, work in {out.name}/", flush=True)
-    jobs = all_jobs(plan, out)
     try:
         with signals_end_once():
-            run_all(jobs, out)
+            run_all(all_jobs(plan, out), out)
     except RuntimeError as error:
         raise ValueError(str(error)) from None
-    to = out if args.quick else HERE
     if to != out:
-        shutil.copyfile(results, to / "results.jsonl")
+        shutil.copyfile(out / "results.jsonl", to / "results.jsonl")
     if code := subprocess.run([sys.executable, HERE / "report.py", to]).returncode:
         sys.exit(code)
-    print(f"the report is {to.relative_to(ROOT) / 'README.md'}")
+    print(f"the report is {to / 'README.md'}")
+
+
+def main():
+    if parser().parse_args().quick:
+        carry_out(QUICK, ROOT / "out-quick", ROOT / "out-quick")
+    else:
+        carry_out(FULL, ROOT / "out-miniature", HERE)
 
 
 if __name__ == "__main__":
