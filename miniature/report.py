@@ -367,18 +367,43 @@ def models_table(r):
                   "MONO beyond the entropy"], rows)
 
 
-def sizes_table(r, what):
-    """Pass rates by corpus and size: what is "mtpb" or "humaneval"."""
-    get = r.mtpb if what == "mtpb" else lambda s, kind: r.humaneval(s, kind, 1)
-    rows = [[name, *(percent(get(s, r.kind(k))) for s in r.sizes)] for k, name in NAMES.items()]
-    if what == "mtpb":
-        single = (percent(r.mtpb(s, r.kind("mono"), "single")) for s in r.sizes)
-        rows.append(["MONO, said at once", *single])
-    else:
-        rows += [[f"MONO, pass@{k}", *(percent(r.humaneval(s, r.kind("mono"), k)) for s in r.sizes)]
-                 for k in (10, 100)]
-    head = "pass rate %, multi-turn" if what == "mtpb" else "pass@1 %"
-    return table([head, *map(r.label, r.sizes)], rows)
+def humaneval_table(r):
+    """pass@1 by corpus and size, and pass@10 and pass@100 of MONO."""
+    rows = [[name, *(percent(r.humaneval(s, r.kind(k), 1)) for s in r.sizes)]
+            for k, name in NAMES.items()]
+    rows += [[f"MONO, pass@{k}", *(percent(r.humaneval(s, r.kind("mono"), k)) for s in r.sizes)]
+             for k in (10, 100)]
+    return table(["pass@1 %", *map(r.label, r.sizes)], rows)
+
+
+def passed_table(r):
+    """Prompt perplexities of the problems that any sample of any seed passed, and of the others."""
+    rows = []
+    for s in r.sizes:
+        lines = r.by_seed("humaneval", s, r.kind("mono"), r.settings["humaneval_all"][0],
+                          lambda line: (rates_of(line), perplexities_of(line)))
+        if lines:
+            rates, perplexities = np.mean(list(lines.values()), 0)
+            groups = (perplexities[rates > 0], perplexities[rates == 0])
+            rows.append([r.label(s), *(cell for group in groups for cell in (
+                len(group), plain({0: group}) if len(group) else "-"))])
+    return table(["MONO of", "problems passed", "their perplexity", "not passed",
+                  "their perplexity"], rows)
+
+
+def mtpb_table(r):
+    rows = [[name, *(percent(r.mtpb(s, r.kind(k))) for s in r.sizes)] for k, name in NAMES.items()]
+    return table(["pass rate %, multi-turn", *map(r.label, r.sizes)], rows)
+
+
+def modes_table(r):
+    """Both ways to ask, by size."""
+    kind = r.kind("mono")
+    rows = [[f"{name}, {mode}-turn", *(cell(get(s, kind, mode)) for s in r.sizes)]
+            for name, get, cell in (("pass rate %", r.mtpb, percent),
+                                    ("prompt perplexity", r.perplexity, plain))
+            for mode in ("single", "multi")]
+    return table(["MONO, asked in two ways", *map(r.label, r.sizes)], rows)
 
 
 def difficulty_table(r):
@@ -518,18 +543,20 @@ def text(r):
 
 {quick}The CodeGen paper says: code models get better with size, and with data that is more and more
 code; saying a program turn by turn is better than saying it at once; and this needs no special
-training, only comments beside code. Here {count(len(r.sizes), "size")} small enough for a laptop,
-each trained {count(len(r.seeds), "time")}, put these sentences to the test, from nothing:
+training, only comments beside code. {count(len(r.sizes), "size").capitalize()} small enough for a
+laptop, each trained {count(len(r.seeds), "time")} with other seeds, put that to the test.
 `bash miniature/run.sh{flag}` generates the corpora, trains, samples, runs what was written, and
-writes this page. Every figure, plot and verdict is computed by `report.py` from `results.jsonl`.
+writes this page: every figure, plot, verdict and what follows from it is computed by `report.py`
+from `results.jsonl`.
 
 The corpora are made by a program. So two things can be done here that nobody can do with GitHub: a
 dial sets how many programs say everything first, all else equal; and the entropy of the corpus is
 known, below which no model's loss can lie.
 
-± is one standard error that holds both the seeds and the problems: it is estimated from the table
-of seeds by problems, as the spread that another set of seeds and of problems would show. A
-difference counts when it is more than two standard errors and has the same sign with every seed.
+± is one standard error. It holds both the seeds and the problems: it is estimated from the table of
+seeds by problems, as the spread that other seeds and other problems would show. A difference counts
+when it is more than two standard errors and has the same sign with every seed; a claim holds when
+all its differences count.
 {gap}
 ## How much of the turns' advantage is in the corpus?
 
@@ -543,7 +570,7 @@ the entropy, {H}, is all but the same. MONO {size}:
 
 {dial_words(r)}
 
-## Six claims
+## Claims
 
 {table(claim_head, claims(r))}
 
@@ -557,23 +584,45 @@ What it means for the paper, claim by claim:
 
 ![pass rates by size and corpus](scaling.png)
 
-mini-MTPB ({problems("mtpb")} problems of 5 cases, samples a case: {s["mtpb_n"]}; temperature 0.2,
-top-p 0.95, judged by the official rules) and mini-HumanEval ({problems("humaneval")} functions;
-samples of each: {samples},
-those at the higher temperature of MONO with one seed) are generated: combinations of operations
-that no corpus contains. Their figures compare only with one another.
+mini-MTPB ({problems("mtpb")} problems of 5 cases; samples of each case: {s["mtpb_n"]}; temperature
+0.2, top-p 0.95, judged by the official rules) and mini-HumanEval ({problems("humaneval")}
+functions; samples of each: {samples}, those at the higher temperature of MONO with one seed) are
+generated: combinations of operations that no corpus contains. Their figures compare only with one
+another.
 
-{sizes_table(r, "mtpb")}
-
-{sizes_table(r, "humaneval")}
+## The models and their corpora
 
 {models_table(r)}
 
-Loss on blocks of held-out documents of the same corpus, in nats a token, the mean of the seeds. NL
-comes first, then MULTI from NL's weights, then MONO from MULTI's; {s["share"]} % of the programs
-say everything first. `python miniature/corpus.py --kind {r.kind("nl")}` (or multi, mono) shows
-documents. All jobs together took {minutes:.0f} minutes of CPU time ({s["machine"]}); where a job
-was interrupted, what came before is not counted.
+Loss on blocks of held-out documents of the same corpus, in nats a token, the mean of the seeds, and
+of MONO what whole documents cost beyond their entropy. NL comes first ({s["steps"]["nl"]} steps of
+{TOKENS:,} tokens), then MULTI from NL's weights ({s["steps"]["multi"]}), then MONO from MULTI's
+({s["steps"]["mono"]}); {s["share"]} % of the programs say everything first. `python
+miniature/corpus.py --kind {r.kind("nl")}` (or multi, mono) shows documents. All jobs together took
+{minutes:.0f} minutes of CPU time ({s["machine"]}); where a job was interrupted, what came before is
+not counted.
+
+## mini-HumanEval by size and corpus (as the paper's Table 1)
+
+{humaneval_table(r)}
+
+## Prompt perplexity of passed and not passed problems (as Table 2)
+
+{passed_table(r)}
+
+Problems of mini-HumanEval; passed is one that any sample of any seed at the lowest temperature
+passes. The paper: those that are passed have prompts of lower perplexity.
+
+## mini-MTPB by size and corpus (as Table 3)
+
+{mtpb_table(r)}
+
+## Multi-turn against single-turn (as Table 4)
+
+{modes_table(r)}
+
+A prompt's perplexity is that of its tokens, given all that stands before them: turn by turn the
+model's own code, too.
 
 ## By difficulty
 
@@ -589,8 +638,8 @@ A problem is hard when MONO's pass rate, averaged over sizes, seeds and both way
 A document's probability under the program that made it is known, and so is E, the loss that no
 model can go below on documents seen from their beginning: {H}.
 What a model loses beyond it is measured document by document. L(N) = E + (N0 / N)^a, N parameters,
-by least squares, with E given and with E fitted; what the law of the smaller sizes says of {top}
-stands beside what was measured:
+all sizes with equally many tokens, by least squares, with E given and with E fitted; what the law
+of the smaller sizes says of {top} stands beside what was measured:
 
 {law_table(r)}
 

@@ -251,6 +251,7 @@ def test_the_report_says_what_the_results_say(tmp_path):
     N, losses = report.beyond(r)
     assert laws.fit_law(N, losses.mean(0), 0)["a"] == pytest.approx(0.6, abs=0.05)
     assert "E given" in report.law_table(r) and "root mean square" in report.law_of_data(r)
+    assert "cannot be told apart" in page and "% stay at 50 %" in page      # claim 1, and the dial in a sentence
     wanted = np.array([report.rates_of(r.jobs[f"mtpb toy mono@50 s{s} multi"]) for s in r.seeds])
     shown = next(line for line in page.splitlines() if line.startswith("| pass rate %, multi-turn | ")).split(" | ")[4]
     assert shown.startswith(f"{100 * wanted.mean():.1f} ± ")
@@ -261,8 +262,8 @@ def test_a_law_that_is_broken_is_called_that(tmp_path):
     for line in lines:
         if line["job"].startswith("loss 3M"):
             line["rate"]["beyond"] *= 2
-    row = report.law_claim(written(tmp_path, lines))
-    assert row[5] == "**does not hold at this scale**"
+    r = written(tmp_path, lines)
+    assert report.law_claim(r)[4] == laws.OPPOSITE and "5. The law of the smaller sizes missed" in report.text(r)
 
 
 def test_what_was_not_measured_is_said_and_not_made_up(tmp_path):
