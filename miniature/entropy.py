@@ -77,7 +77,7 @@ def corpus_rate(kind, seed, n):
     """n documents of a corpus -> (texts, nats, tokens of those that fit into a context, what there
     is to tell).
 
-    One document in fifty is longer than the context of a model. Who knows that a document fits
+    One document in twenty is longer than the context of a model. Who knows that a document fits
     needs -log p(fits) fewer nats for it: so much is taken off each."""
     tokenizer, found = get_tokenizer("miniature"), [draw for draw, _ in draws(kind, seed, n)]
     ids = [tokenizer.encode(draw.text) for draw in found]

@@ -52,7 +52,7 @@ def verdict(said):
     """Does "higher is higher" hold? said: [(where, difference, error, all seeds agree)].
 
     A difference counts when it is more than two standard errors and has its sign with every seed;
-    what does not count says neither yes nor no. Of many that hold the number is told."""
+    what does not count says neither yes nor no. Of many the number is told."""
     counts = lambda d, e, agree: agree and abs(d) > 2 * e
     groups = {
         "holds for": [w for w, d, e, agree in said if d > 0 and counts(d, e, agree)],
@@ -60,9 +60,8 @@ def verdict(said):
     groups["within the error for"] = [w for w, *_ in said if w not in sum(groups.values(), [])]
     if len(groups["holds for"]) == len(said):
         return HOLDS if said else NOT_MEASURED
-    if len(groups["holds for"]) > 4:
-        groups["holds for"] = [f"{len(groups['holds for'])} of {len(said)}"]
-    parts = "; ".join(f"{text} {', '.join(some)}" for text, some in groups.items() if some)
+    short = lambda some: ", ".join(some) if len(some) <= 4 else f"{len(some)} of {len(said)}"
+    parts = "; ".join(f"{text} {short(some)}" for text, some in groups.items() if some)
     if groups["holds for"]:
         return f"**holds in part**: {parts}"
     return f"{OPPOSITE if groups['the opposite for'] else '**undecided**'}: {parts}"

@@ -951,7 +951,7 @@ def test_training_on_own_files_ends_with_commands_that_go_on(train_here, tiny_da
 
 
 @pytest.mark.parametrize("meta, kinds", [
-    ({"miniature": "nl"}, ["train.py"]), ({"miniature": "multi"}, ["train.py"]),
+    ({"miniature": "nl"}, ["train.py"]), ({"miniature": "multi@12"}, ["train.py"]),
     ({"miniature": "mono"}, ["sample.py"] * 2), ({"filters": "prose"}, ["sample.py"] * 2)])
 def test_what_comes_next_follows_from_the_data(meta, kinds, tiny_data):
     """The paper's next corpus from these weights; and prose is asked for no programs."""
@@ -961,7 +961,7 @@ def test_what_comes_next_follows_from_the_data(meta, kinds, tiny_data):
     assert [script for _, script, *_ in commands] == kinds
     if kinds == ["train.py"]:
         args = train.parser().parse_args(commands[0][2:])
-        new = {"nl": "multi", "multi": "mono"}[meta["miniature"]]
+        new = {"nl": "multi", "multi@12": "mono@12"}[meta["miniature"]]
         assert (args.init_from, args.data, args.out_dir) == ("out", f"miniature:{new}", f"out-{new}")
 
 
