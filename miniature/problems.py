@@ -36,7 +36,7 @@ GIVEN = ("{A}", "{B}", "{C}")
 
 # What is asked: level and share of the problems. The corpora have shorter and longer ones.
 MTPB = [(FIRST._replace(values=(1,), lengths=(2, 2, 3)), 0.2),
-        (INSTRUMENT._replace(values=(1, 1, 2, 3), lengths=(2, 2, 3, 3, 4, 5)), 0.8)]
+        (INSTRUMENT._replace(values=(1, 1, 2, 3), lengths=(2, 2, 3, 4, 5, 5)), 0.8)]
 HUMANEVAL = [(FIRST._replace(functions=(2, 2, 3)), 0.2),
              (INSTRUMENT._replace(functions=(2, 2, 3, 4)), 0.8)]
 

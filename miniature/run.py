@@ -45,12 +45,13 @@ TOKENS = 2048       # a step: half of train.py's default, so that few tokens sti
 # seed; the loss beyond the entropy on so many documents.
 FULL = dict(
     sizes=["0.1M", "0.3M", "toy", "3M"], seeds=[0, 1, 2], share=12, dial=[0, 3, 12, 50, 100],
-    dial_size="toy", steps=dict(nl=150, multi=300, mono=900), short=[0.25, 0.5], mtpb_n=1,
+    dial_size="toy", steps=dict(nl=450, multi=300, mono=1200), short=[0.25, 0.5], mtpb_n=1,
     mtpb_limit=100, humaneval_n={"0.2": 5, "0.8": 100}, humaneval_all=["0.2"], humaneval_limit=100,
     documents=400, quick=False)
 QUICK = FULL | dict(
     sizes=["0.1M", "0.3M"], seeds=[0, 1], share=50, dial=[0, 50, 100], dial_size="0.3M",
-    short=[0.5], mtpb_limit=30, humaneval_limit=20, documents=100, quick=True)
+    steps=dict(nl=150, multi=300, mono=900), short=[0.5], mtpb_limit=30, humaneval_limit=20,
+    documents=100, quick=True)
 
 # What a job costs, roughly, in seconds of one quiet core: for the order and the time left.
 STEP = {"0.1M": 0.02, "0.3M": 0.047, "toy": 0.12, "3M": 0.3}
