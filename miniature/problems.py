@@ -34,9 +34,10 @@ CATEGORIES = ("string", "array", "math", "dict", "algorithm")
 OF = {op.name: op for op in OPERATIONS}
 GIVEN = ("{A}", "{B}", "{C}")
 
-# What is asked: level and share of the problems. The corpora have shorter and longer ones.
+# What is asked: level and share of the problems. The corpora have shorter and longer ones; six
+# turns are what a context of 256 holds with all their answers.
 MTPB = [(FIRST._replace(values=(1,), lengths=(2, 2, 3)), 0.2),
-        (INSTRUMENT._replace(values=(1, 1, 2, 3), lengths=(2, 2, 3, 4, 5, 5)), 0.8)]
+        (INSTRUMENT._replace(values=(1, 1, 2, 3), lengths=(2, 2, 3, 4, 4), turns=6), 0.8)]
 HUMANEVAL = [(FIRST._replace(functions=(2, 2, 3)), 0.2),
              (INSTRUMENT._replace(functions=(2, 2, 3, 4)), 0.8)]
 

@@ -166,11 +166,11 @@ def test_the_files_are_what_the_generator_makes():
 def test_one_tokenizer_fits_all_corpora(whole):
     tok = get_tokenizer("miniature")
     assert tok.n_vocab == 1024
-    for kind, most in (("nl", 60), ("multi", 115), ("mono", 115), ("mono@12", 145)):
+    for kind, most in (("nl", 80), ("multi", 115), ("mono", 115), ("mono@12", 145)):
         sizes = [len(tok.encode(t)) for t, _ in whole[kind][:500]]
         assert sum(sizes) / len(sizes) < most
     longest = max(len(tok.encode("".join(f"# {q}\n" for q in p["prompts"]).format(**i))) for p in MTPB for i in p["inputs"])
-    assert longest < 130        # a single-turn conversation fits the context of 256 with its answer
+    assert longest < 140        # a single-turn conversation fits the context of 256 with its answer
 
 
 def judged(tmp_path, *programs):
