@@ -59,7 +59,7 @@ PREFIX = "# Import libraries.\n\nimport numpy as np\n\n"     # the paper's bench
 # the most of a program. numbers, ks: ranges of the numbers in lists and in operations. back: how
 # likely an operation on an older variable is, against 4 for the newest.
 Level = namedtuple("Level", "operations values lengths functions turns numbers ks back")
-FIRST = Level(tuple(BASIC), (1, 1, 1, 2, 3), (0, 1, 1, 2, 2, 2, 3, 3, 4), (1, 1, 2, 2, 2, 3), 6,
+FIRST = Level(tuple(BASIC), (1, 2, 2, 3, 4), (0, 0, 0, 1, 2, 2, 2, 3, 3, 4), (1, 1, 2, 2, 2, 3), 6,
               range(10), range(2, 6), 0)
 INSTRUMENT = Level(tuple(OPERATIONS), (1, 1, 2, 2, 3), (0, 1, 1, 2, 2, 3, 3, 4, 5, 6),
                    (1, 1, 2, 2, 3, 4), 7, range(50), range(2, 10), 1)
