@@ -621,8 +621,8 @@ passes. The paper: those that are passed have prompts of lower perplexity.
 
 {modes_table(r)}
 
-A prompt's perplexity is that of its tokens, given all that stands before them: turn by turn the
-model's own code, too.
+A prompt's perplexity is that of its words, given all that stands before them: turn by turn the
+model's own code, too. The "#" before them does not count (`asked.py` says why).
 
 ## By difficulty
 

@@ -124,15 +124,21 @@ def sample_job(what, how, model, out, cost, *flags):
         script, "generate", "--ckpt", folder_of(model, out), "--out", file, "--problems", problems,
         "--top_p", 0.95, "--batch_size", 100, "--seed", model.seed, *flags)
     score = lambda: python(script, "score", file, "--problems", problems)
+    asked = lambda: python("miniature/asked.py", "--ckpt", folder_of(model, out), "--samples", file)
 
     def collect():
         results = file.with_name(file.stem + "_results.jsonl")
         samples, verdicts = [[json.loads(line) for line in f.read_text().splitlines()]
                              for f in (file, results)]
-        more = dict(conversations=conversations(samples, verdicts)) if what == "mtpb" else {}
-        return dict(problems=by_problem(samples, verdicts)) | more
+        found = dict(problems=by_problem(samples, verdicts))
+        if what == "mtpb":
+            found["conversations"] = conversations(samples, verdicts)
+            for name, likely in json.loads(file.with_suffix(".asked.json").read_text()).items():
+                found["problems"][name][2:] = likely
+        return found
 
-    return Job(name, cost, [name_of("train", model)], [generate, score], collect)
+    commands = [generate, score] + [asked] * (what == "mtpb")
+    return Job(name, cost, [name_of("train", model)], commands, collect)
 
 
 def by_problem(samples, verdicts):
