@@ -10,7 +10,8 @@ import importlib
 import pytest
 
 COMMANDS = ("data", "model", "train", "sample", "humaneval", "mtpb", "miniature.run",
-            "miniature.corpus", "miniature.entropy", "miniature.report", "hf.__main__", "real.run", "real.page")
+            "miniature.corpus", "miniature.asked", "miniature.entropy", "miniature.report", "hf.__main__",
+            "real.run", "real.page")
 BAD = ["nan", "NaN", "inf", "-inf", "-1", "-1e9", "1e999", str(2 ** 70), "", " ", "1.5x", "0x10", "٣x", "1" * 5000]
 KINDS = ("whole_number", "real_number", "list_of_values", "text", "file", "sample_file", "folder", "new_file", "new_folder")
 

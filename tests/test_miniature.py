@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from data import get_batch, get_tokenizer, open_data
-from miniature import corpus, problems, report, run
+from miniature import asked, corpus, problems, report, run
 from miniature.closing import LINES, show_conversation
 from miniature.open import MINIATURE, make
 
@@ -121,6 +121,12 @@ def test_nl_is_mostly_english_and_multi_has_six_languages(whole):
     languages = [t.split("\n")[0] for t, _ in whole["multi"]]
     assert set(languages) == {"Python", *corpus.LANGUAGES} and len(set(languages)) == 6
     assert min(languages.count(language) for language in set(languages)) > 0.08 * len(languages)
+
+
+def test_the_words_of_prompts_are_counted_without_their_mark():
+    pieces = ["import numpy\n\n", "# a # b\n", "# no prompt\n", "# c\n# d\n", "x"]
+    text = "".join(pieces)
+    assert [text[i:j] for i, j in asked.words_of(pieces)] == [" a # b\n", " c\n", " d\n"]
 
 
 def test_programs_run(whole):
