@@ -79,7 +79,8 @@ def searched(residual, n, low=0.02, high=3.0, rounds=12, places=25):
         grid = np.stack(np.meshgrid(*axes, indexing="ij"), -1).reshape(-1, n)
         best = grid[np.argmin([residual(np.exp(point)) for point in grid])]
         width = (highs - lows) / 4
-        lows, highs = best - width / 2, best + width / 2
+        lows = np.maximum(best - width / 2, np.log(low))
+        highs = np.minimum(best + width / 2, np.log(high))
     return np.exp(best)
 
 

@@ -71,7 +71,7 @@ def scaling(plt, r, file):
         ax.set(xlabel="parameters", title=title)
         ax.set_ylim(bottom=-1)
         sized(ax, r, sizes)
-        legend(ax, loc="upper left", fontsize=9)
+        legend(ax, loc="best", fontsize=9)
     paper = list(PAPER_SIZES.values())
     axes[2].plot(paper, PAPER_MTPB, "o-", color=BLUE, label="MTPB")
     axes[2].plot(paper, PAPER_HUMANEVAL, "s--", color=BLUE, label="HumanEval pass@1")
@@ -99,7 +99,8 @@ def loss(plt, r, file):
         axes[0].errorbar(N[:-1], mean[:-1], np.nan_to_num(se[:-1]), fmt="o", color=BLUE, capsize=3)
         axes[0].errorbar(N[-1:], mean[-1:], np.nan_to_num(se[-1:]), fmt="D", color=GREEN, capsize=3,
                          label=f"{r.label(r.sizes[-1])}, measured")
-        axes[0].set(xscale="log", yscale="log")
+        # A fitted E below the entropy lets its curve fall to nothing, which needs no room.
+        axes[0].set(xscale="log", yscale="log", ylim=(mean.min() / 3, mean.max() * 2))
         sized(axes[0], r, N)
     axes[0].set(xlabel="parameters", ylabel="nats a token", title="loss beyond the entropy, MONO")
     legend(axes[0], loc="best", fontsize=9)
