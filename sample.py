@@ -27,6 +27,7 @@ parse_args = partial(sampling.parse_args, __doc__)
 if __name__ == "__main__":
     parse_args()
 
+from corpora.tokenizer import same_tokenizer
 from fast.cache import bucket, grow, piece
 from fast.cores import Shares
 
@@ -547,7 +548,8 @@ def load(ckpt, dtype=None, mp_num=None, mesh=None):
     params = load_params(folder, config, mesh, dtype or "float32", mp_num)
     if mesh.size == 1 and jax.default_backend() != "tpu":
         params = unstack(params)
-    return config, params, get_tokenizer(meta["tokenizer"])
+    tokenizer = get_tokenizer(meta["tokenizer"])
+    return config, params, same_tokenizer(tokenizer, meta.get("tokenizer_digest"), folder)
 
 
 # ---- the session ---------------------------------------------------------------------------------

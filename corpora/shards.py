@@ -25,6 +25,7 @@ SHARD = 2 ** 27       # tokens a shard file: 256 MB
 SHARDS = [{"file": str, "sequences": (1, 2 ** 40)}]
 META = {
     "tokenizer": str,
+    "tokenizer_digest?": str,
     "vocab_size": (1, 65536),
     "eot": (0, 65535),
     "dtype?": {"uint16"},
@@ -122,7 +123,8 @@ def check_fits(tokenizer):
 
 def write_meta(folder, tokenizer, writers, n_documents, **more):
     """Writes meta.json, with `more` entries -> what it says. writers: {split: ShardWriter}."""
-    meta = {"tokenizer": own_tokenizer(folder, tokenizer.name), "vocab_size": tokenizer.n_vocab,
+    meta = {"tokenizer": own_tokenizer(folder, tokenizer.name),
+            "tokenizer_digest": tokenizer.identity, "vocab_size": tokenizer.n_vocab,
             "eot": tokenizer.eot, "block_size": writers["train"].block_size, "dtype": "uint16",
             **more, **totals(writers, n_documents)}
     replace_file(folder / "meta.json", (json.dumps(meta, indent=1) + "\n").encode())

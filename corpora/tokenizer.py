@@ -8,6 +8,7 @@ import dataclasses
 import hashlib
 import json
 import re
+import sys
 from pathlib import Path
 
 from corpora.vocabulary import read_tiktoken
@@ -93,6 +94,22 @@ class Tokenizer:
             return raw.decode("utf-8", "surrogatepass")
         except UnicodeDecodeError:
             return raw.decode("utf-8", "replace")
+
+
+def same_tokenizer(tokenizer, digest, folder):
+    """The tokenizer, after a look whether it is still the one whose ids the folder's data or model
+    is made of.
+
+    digest: the `identity` that the folder has kept; earlier versions kept none, which is said where
+    the name leaves it open. ValueError where this tokenizer gives other ids."""
+    if digest not in (None, tokenizer.identity):
+        raise ValueError(f"{folder} was made with another version of tokenizer {tokenizer.name}, "
+                         "whose ids mean other text: use the version of the project that wrote it, "
+                         "or make it anew")
+    if digest is None and tokenizer.pattern == PATTERN:
+        print(f"# {folder} does not say which version of its tokenizer it was made with: if the "
+              "text is nonsense, make it anew", file=sys.stderr)
+    return tokenizer
 
 
 def may_be_endless(text):

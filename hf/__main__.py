@@ -11,6 +11,8 @@ from harness.folder import checkpoints, find_checkpoint
 import argparse
 from pathlib import Path
 
+from corpora.tokenizer import same_tokenizer
+
 import tpu_mesh
 from data import get_tokenizer
 from hf.config import MP_NUM
@@ -68,6 +70,7 @@ def export_checkpoint(args):
     source = find_checkpoint(args.ckpt)
     meta = read_meta(source)
     config, tokenizer = Config(**meta["model"]), get_tokenizer(meta["tokenizer"])
+    same_tokenizer(tokenizer, meta.get("tokenizer_digest"), source)
     export_hf(load_params(source, config), config, args.hf, tokenizer, args.mp_num)
     say(config, tokenizer, source, args.hf)
 

@@ -16,14 +16,15 @@ def read_hf_meta(folder, tokenizer=None) -> dict:
     tokenizer: the name of another one than its files say. ValueError if the folder is damaged."""
     config = hf_config(folder)
     name = tokenizer or read_hf_tokenizer(folder)
-    check_rows(name, config, folder)
-    return dict(model=asdict(config), tokenizer=name, recipe="finetune")
+    tokenizer = get_tokenizer(name)
+    check_rows(name, tokenizer.n_vocab, config, folder)
+    return dict(model=asdict(config), tokenizer=name, tokenizer_digest=tokenizer.identity,
+                recipe="finetune")
 
 
-def check_rows(name, config: Config, folder):
+def check_rows(name, n_vocab, config: Config, folder):
     """Say which tokenizer the folder gets. ValueError if its ids outnumber the rows of the
     embedding."""
-    n_vocab = get_tokenizer(name).n_vocab
     if n_vocab > config.vocab_size:
         raise ValueError(f"{folder}: tokenizer {name} has {n_vocab:,} ids and the embedding "
                          f"{config.vocab_size:,} rows: name the right one with python model.py "

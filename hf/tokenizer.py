@@ -89,6 +89,7 @@ def read_hf_tokenizer(folder):
         raise ValueError(f"{folder} holds several tokenizers ({', '.join(p.name for p in own)}): "
                          f"keep one, or {ASK}")
     if own:
+        check_cutting(folder, own[0])
         return str(own[0])
     try:
         vocab, sure = read_vocab(folder)
@@ -104,6 +105,16 @@ def read_hf_tokenizer(folder):
         raise ValueError(f"{folder} has vocab.json without added_tokens.json: GPT-2's tokenizer, "
                          f"or CodeGen's with its runs of white space lost: {ASK}")
     return name
+
+
+def check_cutting(folder, own):
+    """ValueError where tokenizer.json cuts a text otherwise than we do before the merges of the
+    .tiktoken file beside it: an earlier version wrote both."""
+    file = folder / "tokenizer.json"
+    if file.is_file() and json.dumps(PATTERN) not in file.read_text(errors="replace"):
+        raise ValueError(f"{folder} was made with another version of tokenizer {own.name}, whose "
+                         "ids mean other text: use the version of the project that wrote it, or "
+                         "make it anew")
 
 
 def read_vocab(folder):

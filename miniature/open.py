@@ -22,8 +22,8 @@ def open_miniature(kind):
     if not vocab.is_file():
         raise FileNotFoundError(f"{vocab} is missing: it belongs to the project")
     files = [Path(module.__file__) for module in (corpus, draws, operations)]
-    made_of = b"".join(file.read_bytes() for file in [*files, vocab])
-    made_of += json.dumps(MINIATURE).encode()
+    made_of = b"".join(file.read_bytes() for file in files)
+    made_of += (get_tokenizer("miniature").identity + json.dumps(MINIATURE)).encode()
     folder = PROJECT / "out" / f"miniature-{kind}-{hashlib.sha256(made_of).hexdigest()[:12]}"
     folder.parent.mkdir(exist_ok=True)
     with open(folder.parent / ".miniature.lock", "w") as lock:

@@ -7,6 +7,7 @@
 """
 import dataclasses
 
+from corpora.tokenizer import same_tokenizer
 from fast.micro import micro_batches
 
 import jax
@@ -103,7 +104,9 @@ def hyper_of(meta) -> Hyper:
 def fit_to_data(args, config, given, data, meta):
     """The Config with the vocabulary and context of the data. A model that is there keeps both:
     shorter sequences train it as it is. Raises ValueError where they contradict what was asked."""
-    need, length = get_tokenizer(data.tokenizer).n_vocab, data.block_size
+    digest = data.meta.get("tokenizer_digest")
+    need = same_tokenizer(get_tokenizer(data.tokenizer), digest, data.folder).n_vocab
+    length = data.block_size
     if config.vocab_size < need:
         if meta or "vocab_size" in given:
             raise ValueError(f"vocab_size {config.vocab_size} is smaller than the {need} entries "

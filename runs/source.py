@@ -12,6 +12,7 @@ from harness.folder import STEPS, checkpoints, find_checkpoint
 import dataclasses
 from pathlib import Path
 
+from corpora.tokenizer import same_tokenizer
 from fast.remat import REMAT
 
 import model
@@ -118,7 +119,8 @@ def check_data(args, source, meta, data):
             raise ValueError(f"{source} was run with --data {meta['data']}, and --data {args.data} "
                              "holds other data: resume with the same, or "
                              + ANOTHER.format(args.out_dir))
-    old, new = get_tokenizer(meta["tokenizer"]), get_tokenizer(data.tokenizer)
+    new = get_tokenizer(data.tokenizer)
+    old = same_tokenizer(get_tokenizer(meta["tokenizer"]), meta.get("tokenizer_digest"), source)
     if old.identity == new.identity:
         return ""
     if (old.name, new.name) == ("gpt2", "codegen") and not resume:
@@ -143,6 +145,7 @@ def record_of(args, config, hyper, steps, data):
     if tokenizer.endswith(".tiktoken"):         # one of its own
         tokenizer, files = Path(tokenizer).name, [tokenizer]
     return dict(
-        model=dataclasses.asdict(config), tokenizer=tokenizer, recipe=args.model, data=args.data,
+        model=dataclasses.asdict(config), tokenizer=tokenizer,
+        tokenizer_digest=data.meta.get("tokenizer_digest"), recipe=args.model, data=args.data,
         data_digest=data.digest, seed=args.seed, steps=steps, mesh=mesh_of(args),
         hyper=dataclasses.asdict(hyper)), files

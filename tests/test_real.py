@@ -41,7 +41,8 @@ def test_the_largest_size_that_sees_enough_tokens_is_chosen(tmp_path, monkeypatc
     found = run.choose(work)
     chosen, enough = found["chosen"], [t for t in found["trials"] if t["tokens"] >= run.ENOUGH * t["params"]]
     assert chosen == (enough[-1] if enough else found["trials"][0]) and chosen["rung"][2] == width
-    assert chosen["steps"] * 8192 == chosen["tokens"] <= 3600 * (1 - run.EVALUATION) * chosen["tokens_per_s"] + 8192
+    step = run.SHAPES["cpu"][2]
+    assert chosen["steps"] * step == chosen["tokens"] <= 3600 * (1 - run.EVALUATION) * chosen["tokens_per_s"] + step
 
 
 def test_licences_of_one_kind_have_one_name():

@@ -20,6 +20,8 @@ import types
 from functools import partial
 from pathlib import Path
 
+import corpora.tokenizer
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -28,6 +30,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import data
+import hf.tokenizer
 import humaneval
 import model
 import sample
@@ -583,6 +586,32 @@ def test_a_tokenizer_is_its_vocabulary_and_its_cutting(tmp_path):
     assert dataclasses.replace(miniature, pattern=r"\S+|\s+").identity != miniature.identity
     turned = dataclasses.replace(miniature, vocab=miniature.vocab[::-1])
     assert turned.identity != miniature.identity
+
+
+def test_another_version_of_a_tokenizer_is_never_taken_for_the_same(train_here, monkeypatch, capsys):
+    """Its name is the same, its ids mean other text: data, checkpoints, exports are refused; what
+    keeps no digest, as earlier versions wrote it, is opened and said."""
+    miniature = data.get_tokenizer("miniature")
+    documents = [miniature.encode(f"x = {i}\n" * 20) for i in range(40)]
+    data.pack(iter(documents), Path("m"), miniature, 32, 0.1, 0)
+    train_here(*SMALL[2:], "--data", "m", "--block_size", 32, "--steps", 2)
+    here = checkpoints("out")[-1]
+    params = model.load_params(here, sample.load("out")[0])
+    model.export_hf(params, sample.load("out")[0], "hf", miniature)
+    assert "which version" not in capsys.readouterr().err
+
+    monkeypatch.setattr(corpora.tokenizer, "PATTERN", r"\S+|\s+")
+    refused(train_here, "--data", "m", "--out_dir", "new", "--block_size", 32, "--steps", 2,
+            words="^m was made with another version of tokenizer")
+    refused(train_here, "--init_from", "resume", "--steps", 3, words="another version of tokenizer")
+    refused(sample.load, "out", words="another version of tokenizer")
+    monkeypatch.setattr(hf.tokenizer, "PATTERN", corpora.tokenizer.PATTERN)
+    refused(sample.load, "hf", words="another version of tokenizer miniature.tiktoken")
+    assert not Path("new").exists()
+
+    damage(here, lambda meta: meta.pop("tokenizer_digest"))
+    sample.load("out")
+    assert "out/step_00000002 does not say which version" in capsys.readouterr().err
 
 
 # ---- whose folder it is
