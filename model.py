@@ -8,7 +8,7 @@ Letters used in every shape comment and einsum; (B T, D) is a matrix of B x T ro
 The model takes mesh axes as arguments, `tp` (tensor parallel) and `fsdp` (sharded parameters). Left
 out they are (), and every collective over () is the identity: that is one device. train.py runs the
 same lines inside `jax.shard_map`, on a laptop or a pod: there they are names, and B, H, F and V are
-one chip's shares B/(dp fsdp), H/tp, F/tp and V/tp.
+one chip's shares B/(dp fsdp), H/tp, F/tp and V/tp. Its place along tp is its tp rank.
 
     python model.py import --hf DIR --out CKPT      released weights to a checkpoint
     python model.py export --ckpt CKPT --hf DIR     a checkpoint to a folder that transformers opens
@@ -57,10 +57,10 @@ class Config:
         check_sizes(self)
 
 
-# Four models small enough for a laptop, and the paper's sizes (released configurations; 1B is
-# jaxformer's and not in the paper) with their numbers of parameters. V = 51200 is GPT-2's 50257
-# tokens and 38 runs of whitespace, padded so that tp 4 and 8 divide it. With 33 layers the "6.1B"
-# model has 7.06B parameters.
+# Four models small enough for a laptop, and the paper's sizes (released configurations; 1B is of
+# jaxformer, the authors' library, and not in the paper) with their numbers of parameters. V = 51200
+# is GPT-2's 50257 tokens and 38 runs of whitespace, padded so that tp 4 and 8 divide it. With 33
+# layers the "6.1B" model has 7.06B parameters.
 paper = partial(Config, block_size=2048, vocab_size=51200)
 CONFIGS = {
     "0.1M":  Config(n_layer=2, n_head=2, n_embd=48, rotary_dim=12),
@@ -85,17 +85,17 @@ def param_table(config: Config) -> dict:
 
         tp 0 fsdp 0: rows 0-3   tp 0 fsdp 1: 4-7   tp 1 fsdp 0: 8-11   tp 1 fsdp 1: 12-15
 
-    If fsdp 16 split its 2560 columns, a chip would have 160, which are no whole tiles of a TPU
-    (8 x 128), and XLA would send all of the matrix instead of shards.
+    If fsdp 16 split the 2560 columns of 2.7B, a chip would have 160, which are no whole tiles of a
+    TPU (8 x 128), and XLA would send all of the matrix instead of shards.
 
     init of a vector: 0 for zeros, None for ones; of a matrix: the std of a normal, before it is cut
-    at 2 std. All are jaxformer's: `into` is 1 / sqrt(fan in); wte's fan in is V, because a token is
-    a row of V numbers, all 0 but one. What out_proj and fc_out make is added to the stream x: they
-    have `out`, 2 / L of `into` (also fc_out, whose fan in is 4D), so that the more layers there are
-    the less each adds. Two quirks of jaxformer are left out: its embedding has a bias (its release
-    adds it into the weight, so nothing is lost), and it decays stacked vectors like matrices."""
+    at 2 std. All are jaxformer's, of which two quirks are left out: its embedding has a bias (its
+    release adds it to the weight, so nothing is lost), and it decays stacked vectors, too."""
     c = config
     L, D, H, K, F, V = c.n_layer, c.n_embd, c.n_head, c.head_dim, 4 * c.n_embd, c.vocab_size
+    # 1 / sqrt(fan in) for most: wte's is V, because a token is a row of V numbers, all 0 but one.
+    # What out_proj and fc_out (fan in 4D) make is added to x (block, below): each of many layers
+    # is to add less.
     into, out = D ** -0.5, 2 / L * D ** -0.5
     return {
         "wte":         ((V, D),          P(("tp", "fsdp"), None),           V ** -0.5),
@@ -334,7 +334,7 @@ def over_layers(layer, x, each, n_layer: int):
 
 
 def transformer(params, ids, config: Config, tp=(), fsdp=(), remat="none"):
-    """ids: (B, T) -> logits (B, T, V) float32, of the vocabulary rows of this tp rank."""
+    """ids: (B, T) -> logits (B, T, V) float32, V this tp rank's share. remat: fast/remat.py."""
     dtype = jnp.dtype(config.dtype)
     # As float32, because embed rounds the rows that it takes, once they are added up over tp.
     wte = gather(params["wte"], FSDP_AXIS["wte"], fsdp, jnp.float32)

@@ -1,10 +1,9 @@
-"""Everything that knows about devices: the mesh, gather and vary, placing, and checkpoints that fit
-any mesh.
+"""The mesh and what lies on it: gather and vary, placing, and checkpoints that fit any mesh.
 
 A mesh has three axes (paper, section 2.2, and jaxformer):
 
     dp     copies of the model, each with its part of the batch
-    fsdp   each parameter is split over these chips and gathered when its layer runs; the batch is
+    fsdp   each matrix is split over these chips and gathered when its layer runs; the batch is
            split here too
     tp     heads, feed-forward and vocabulary are split over these chips, which work on the same
            tokens

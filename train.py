@@ -92,8 +92,8 @@ def learning_rate(step, lr_max, lr_end, warmup_steps, anneal_steps):
 
 
 def adamw(params, grads, m, v, step, lr, decay, b1=0.9, b2=0.999, eps=1e-8):
-    """Adam with decoupled weight decay (paper, section 2.3). All trees: name -> array; decay:
-    name -> rate. -> (params, m, v)
+    """Adam with decoupled weight decay (paper, section 2.3), t = step + 1. All trees: name ->
+    array; decay: name -> rate. -> (params, m, v)
 
         m <- b1 m + (1 - b1) g          v <- b2 v + (1 - b2) g^2
         p <- p - lr ( (m / (1 - b1^t)) / (sqrt(v / (1 - b2^t)) + eps) + decay p )
@@ -111,6 +111,7 @@ def adamw(params, grads, m, v, step, lr, decay, b1=0.9, b2=0.999, eps=1e-8):
 # ---- the state: parameters, two moments, step ----------------------------------------------------
 
 def state_specs(config):
+    """How each array of the state lies on the mesh: a moment as its parameter."""
     specs = {n: spec for n, (_, spec, _) in param_table(config).items()}
     return dict(params=specs, m=specs, v=specs, step=P())
 
@@ -127,8 +128,7 @@ def fresh_state(key, config):
 
 
 def init_state(seed: int, config, mesh):
-    """Fresh weights and zero moments, made in place on the mesh: no host ever holds a whole large
-    matrix."""
+    """Fresh weights and zero moments, made on the mesh: no host need hold a whole matrix."""
     init = jax.jit(partial(fresh_state, config=config), out_shardings=state_shardings(config, mesh))
     return init(jax.random.key(seed))
 
@@ -166,7 +166,7 @@ def train_step(state, tokens, *, config, hyper, n_tokens, dp=(), fsdp=(), tp=())
     axes inside shard_map; left out, the same lines are the step of one device."""
     table = param_table(config)
     params, m, v, step = state["params"], state["m"], state["v"], state["step"]
-    data_axes = tuple(axis for axis in (dp, fsdp) if axis)      # those that split the batch
+    data_axes = tuple(axis for axis in (dp, fsdp) if axis)      # a data rank is a place on them
 
     # Data ranks hold equal copies: of vectors all ranks, of matrices those of dp. JAX would add up
     # the copies' gradients at each use, in each layer and micro-batch. vary types the copies as
@@ -296,7 +296,7 @@ class Run:
         self.part = tpu_mesh.batch_part(mesh)       # (i, n): this process feeds part i of n
         self.out, self.lead = Path(args.out_dir), jax.process_index() == 0
         resumed_from = source if args.init_from == "resume" else None
-        self.lock = together(lambda: take_run(self.out, first, resumed_from))   # kept open
+        self.lock = together(lambda: take_run(self.out, first, resumed_from))   # held until we end
         self.state = self.first_state(source)
         self.train_step = make_train_step(config, hyper, mesh)
         self.eval_loss = make_eval_loss(config, mesh)
