@@ -1,6 +1,6 @@
 """The mesh and what lies on it: gather and vary, placing, and checkpoints that fit any mesh.
 
-A mesh has three axes (paper, section 2.2, and jaxformer):
+A mesh has three axes. dp and tp are those of jaxformer, the paper's library (section 2.3):
 
     dp     copies of the model, each with its part of the batch
     fsdp   each matrix is split over these chips and gathered when its layer runs; the batch is
