@@ -43,7 +43,7 @@ RUNS = [b" " * n for n in range(31, 1, -1)] + [b"\t" * n for n in range(9, 1, -1
 #     GPT-2       "\n____"   "_x"            the word takes the last space
 #     CodeGen     "\n"   "_____"   "x"       the run of 5 is one token, id 50283
 RUN = r" {2,31}|\t{2,9}"
-BLANK = r"(?:(?!  |\t\t)\s)"
+BLANK = r"(?:(?!  |\t\t)\s)"      # not the first of two spaces or of two tabs
 CODEGEN_PATTERN = "|".join([
     RUN,
     r"'(?:[sdmt]|ll|ve|re)",        # how English words are shortened: 's, 'd, 'll, ...
@@ -64,8 +64,7 @@ def get_tokenizer(name):
     .tiktoken file -> Tokenizer.
 
     ValueError says what is wrong: an unknown name, a damaged file, or GPT-2's vocabulary not there
-    and no network.
-    """
+    and no network."""
     name = str(name)
     if name not in ("gpt2", "codegen"):
         return other_tokenizer(name)
@@ -83,10 +82,10 @@ def get_tokenizer(name):
 
 # ---- step 1: filter ------------------------------------------------------------------------------
 
-# The paper's filters: reason -> whether a file's Measures fail. It keeps files whose lines have
-# fewer than 100 characters on average and none more than 1,000, and drops those of which more than
-# 90 % are decimal or hexadecimal digits (`hexadecimal` counts both). Prose is let off the two on
-# lines, because there a paragraph is one long line.
+# reason -> whether a file fails, by its Measures m (corpora/text.py). The paper keeps files whose
+# lines have fewer than 100 characters on average (m.in_lines are those of all lines) and none more
+# than 1,000, and drops those of which more than 90 % are decimal or hexadecimal digits
+# (m.hexadecimal counts both). Prose is let off the two on lines: a paragraph is one long line.
 PAPER = {
     "average_line": lambda m: m.in_lines / m.lines >= 100,
     "longest_line": lambda m: m.longest_line > LONGEST_LINE,
@@ -99,8 +98,7 @@ def inspect(file, filters="code"):
     """A binary file through the filters -> (None, digest, pieces), or (reason, None, []): dropped.
 
     What is no text is dropped first, whatever the filters. digest: SHA-256 of the text; pieces:
-    [(offset, digest)] of its parts, a single one but for large files.
-    """
+    [(offset, digest)] of the parts in which it is read again, one but for large files."""
     m = measure(file)
     failed = (name for name in FILTERS[filters] if PAPER[name](m))
     reason = m.reason or next(failed, None)     # m.reason first: a file may have no lines at all
@@ -114,8 +112,7 @@ def distinct(batches, count):
     of those that stay: those that pass the filters, of equal ones the first. `count` (a Counter) is
     told of the others.
 
-    The set of digests is the one thing that grows with the corpus, by 11 to 16 bytes a document.
-    """
+    The set of digests is the one thing that grows with the corpus, by 11 to 16 bytes a document."""
     seen = DigestSet()
     for batch in batches:
         stay = []
@@ -134,15 +131,14 @@ def tokenize(tokenizer, text, language_line=""):
     """The text of a document -> its uint16 ids.
 
     language_line: for BIGQUERY, whose files in six languages have the language's name before them.
-    The paper does not print the exact text; ours is the name on a line of its own.
-    """
+    The paper does not print the exact text; ours is the name on a line of its own."""
     return np.array(tokenizer.encode(language_line + text), np.uint16)
 
 
 # Worker processes visit each document twice. At the first visit they `inspect` it; then the main
 # process, the only one that sees all digests, lets through what is `distinct`; at the second visit
 # they `tokenize` that. So no duplicate is tokenized, and of a file only digests and ids travel
-# between processes (of a record in a file of records its text does).
+# between processes (but a record, such as a line of a .jsonl file, travels as text).
 #
 #     main process    Documents         distinct          shuffle, concatenate
 #                             \         / digests \       / ids
@@ -157,8 +153,9 @@ def prepare_documents(documents, count, pool):
 
 # ---- step 4: shuffle -----------------------------------------------------------------------------
 
-# As sorting by keys drawn at random: a key's first digit says which bucket a document goes to, the
-# rest of the key its place there. Buckets are files, of which one at a time is in memory.
+# A shuffle sorts by keys drawn at random. Here `scatter` draws a key's first digit, the bucket that
+# a document goes to, and `shuffled` the rest, its place in there. Buckets are files; one at a time
+# is in memory.
 
 def scatter(documents, buckets, rng):
     """Each document, a list or array of ids, to a bucket drawn at random."""
@@ -175,9 +172,12 @@ def shuffled(buckets, rng):
 
 # ---- step 5: concatenate -------------------------------------------------------------------------
 
-#   document 1 <eot> document 2 <eot> document 3 ...        one stream of tokens for each split
-#   |--- block_size ---|--- block_size ---|--- ...          sequence i, and one token more: its last
-#                                                           target is the next one's first input
+# One stream of tokens for each split: here documents a, b and c of 3, 2 and 2, block_size 4.
+#
+#     stream        a0 a1 a2 <eot> b0 b1 <eot> c0 c1 <eot>
+#     sequence 0    a0 a1 a2 <eot> b0                         inputs are all but its last token,
+#     sequence 1                   b0 b1 <eot> c0 c1          targets all but its first
+#
 # Nothing is padded. The tokens after the last whole sequence are counted as unused.
 
 def pack(documents, out, tokenizer, block_size, val_fraction, seed, n_buckets=1, about=dict):
@@ -186,10 +186,9 @@ def pack(documents, out, tokenizer, block_size, val_fraction, seed, n_buckets=1,
 
     documents: iterator of id lists or arrays, without the end of text, which is added after each.
     After the shuffle the first val_fraction of them are the validation split: at least one whole
-    sequence, nothing where it is 0. One document at most is in both splits, which `divided`
-    (corpora/shards.py) cuts. about() -> more entries of meta.json, asked after the last document
-    (by default none: dict() is {}). ValueError, and no folder stays, where it cannot be done.
-    """
+    sequence, nothing where it is 0. `divided` (corpora/shards.py) cuts one at most, whose rest is
+    training text. about() -> more entries of meta.json, asked after the last document (dict() gives
+    none). ValueError, and no folder stays, where it cannot be done."""
     check_fits(tokenizer)
     with written_whole(out) as folder:
         rng = np.random.default_rng(seed)
@@ -209,11 +208,10 @@ def pack(documents, out, tokenizer, block_size, val_fraction, seed, n_buckets=1,
 # ---- batches -------------------------------------------------------------------------------------
 
 def open_data(spec):
-    """A folder made by `prepare`, or "miniature:mono", "miniature:multi", "miniature:nl" -> Data.
+    """A folder made by `prepare`, or "miniature:" and a kind of miniature/open.py ("mono") -> Data.
 
     FileNotFoundError where there is no such folder, ValueError where its meta.json is damaged or
-    does not agree with its shards.
-    """
+    does not agree with its shards."""
     if str(spec).startswith("miniature:"):
         from miniature.open import open_miniature
         spec = open_miniature(spec.split(":")[1])
@@ -227,26 +225,25 @@ def get_sequences(data, split, seed, first, batch_size, process_id=0, num_proces
     A function of its arguments and nothing else: no loader state to save but a number. The
     sequences of the split come in an order drawn anew for each epoch, each once an epoch; a batch
     may run over the end of an epoch, or be longer than one. The processes' parts, one after the
-    other, are the batch that a single process reads. ValueError where the split is empty or the
-    data damaged.
-    """
+    other, are the batch that a single process reads. ValueError where batch_size does not divide
+    over them, the split is empty or the data damaged."""
     if batch_size % num_processes or not 0 <= process_id < num_processes:
         raise ValueError(f"batch_size {batch_size} does not divide over {num_processes} processes")
     n = data.sequences(split)
     local = batch_size // num_processes
-    # (local,) each: number over all epochs -> epoch, and place in its order -> row of the split.
-    numbers = first + process_id * local + np.arange(local)
-    epochs, places = np.divmod(numbers, n)
-    rows = np.empty(local, np.int64)
+    # (local,) each. On the right: a batch of 4 from number 8 on, of n = 5 sequences, seed 0.
+    numbers = first + process_id * local + np.arange(local)     # over all epochs: 8, 9, 10, 11
+    epochs, places = np.divmod(numbers, n)                      # 1, 1, 2, 2 and 3, 4, 0, 1
+    rows = np.empty(local, np.int64)                            # of the split: 1, 0, 0, 2
     for epoch in np.unique(epochs):     # one, or more where the batch runs over an epoch's end
         here = epochs == epoch
-        rows[here] = permute(places[here], n, (seed, int(epoch)))
+        rows[here] = permute(places[here], n, (seed, int(epoch)))   # 4, 3, 2, 1, 0 is epoch 1
     return data.read(split, rows)
 
 
 def get_batch(data, split, seed, step, batch_size, process_id=0, num_processes=1):
     """Batch number `step` of a run whose batches are all of one size; else as get_sequences, which
-    train.py calls, because its batches may grow."""
+    train.py calls, because a resumed run may have another batch size."""
     first = step * batch_size
     return get_sequences(data, split, seed, first, batch_size, process_id, num_processes)
 
@@ -257,13 +254,14 @@ def prepare(args):
     """The five steps over the files of --input; prints what came out."""
     files = commands.chosen_files(args)
     tokenizer = get_tokenizer(args.tokenizer)
-    n_bytes, n_text = files.measured()      # of the files, and about: of their text
+    n_bytes, n_text = files.measured()      # bytes to read, and about how many of text they hold
     check = functools.partial(inspect, filters=args.filters)
     if args.exclude_benchmarks:
         check = excluding_benchmarks(check)
 
     def documents():
         """The ids of each document. A generator, so that the workers leave with the last one."""
+        # Each worker calls make_tools(check, ...) as it starts, and has its own tokenizer from it.
         tools = visits.make_tools, check, tokenize, get_tokenizer, args.tokenizer
         with commands.workers_over(args, files, n_bytes, n_text, *tools) as (found, pool):
             yield from prepare_documents(found, files.count, pool)

@@ -1,14 +1,14 @@
 """The CodeGen Transformer (arXiv 2203.13474, section 2.2), once for one device and for a TPU pod.
 
-Letters used in every shape comment and einsum:
+Letters used in every shape comment and einsum; (B T, D) is a matrix of B x T rows:
 
     B batch   T sequence (S for keys)   D n_embd    H heads   K head dim, D = H K
     F = 4D    L layers                  V vocabulary rows     R rotary dims, R <= K
 
-The model takes mesh axes as arguments, `tp` (tensor parallel) and `fsdp` (sharded parameters). On a
-laptop they are (), and every collective over () is the identity. Inside `jax.shard_map` (train.py)
-they are names; H, F and V are then the local shares H/tp, F/tp, V/tp, and the same lines run on a
-pod.
+The model takes mesh axes as arguments, `tp` (tensor parallel) and `fsdp` (sharded parameters). Left
+out they are (), and every collective over () is the identity: that is one device. train.py runs the
+same lines inside `jax.shard_map`, on a laptop or a pod: there they are names, and B, H, F and V are
+one chip's shares B/(dp fsdp), H/tp, F/tp and V/tp. Its place along tp is its tp rank.
 
     python model.py import --hf DIR --out CKPT      released weights to a checkpoint
     python model.py export --ckpt CKPT --hf DIR     a checkpoint to a folder that transformers opens
@@ -46,7 +46,7 @@ class Config:
     n_embd: int = 128
     rotary_dim: int = 16      # R: how many of a head's K dims are rotated (even)
     block_size: int = 256     # the context: the longest sequence that is trained on or sampled
-    vocab_size: int = 512     # V: at least the tokenizer's entries, padded to divide over tp
+    vocab_size: int = 512     # V: at least the tokenizer's entries; divides over tp x fsdp
     dtype: str = "float32"    # of activations and matrix products; the weights stay float32
 
     @property
@@ -57,10 +57,10 @@ class Config:
         check_sizes(self)
 
 
-# Four models small enough for a laptop, and the paper's sizes (released configurations; 1B is
-# jaxformer's and not in the paper) with their numbers of parameters. V = 51200 is GPT-2's 50257
-# tokens and 38 runs of whitespace, padded so that tp 4 and 8 divide it. With 33 layers the "6.1B"
-# model has 7.06B parameters.
+# Four models small enough for a laptop, and the paper's sizes (released configurations; 1B is of
+# jaxformer, the authors' library, and not in the paper) with their numbers of parameters. V = 51200
+# is GPT-2's 50257 tokens and 38 runs of whitespace, padded so that tp 4 and 8 divide it. With 33
+# layers the "6.1B" model has 7.06B parameters.
 paper = partial(Config, block_size=2048, vocab_size=51200)
 CONFIGS = {
     "0.1M":  Config(n_layer=2, n_head=2, n_embd=48, rotary_dim=12),
@@ -80,21 +80,22 @@ CONFIGS = {
 def param_table(config: Config) -> dict:
     """name -> (shape, how it lies on the mesh, init): the only place that knows these three.
 
-    init: the std of a truncated normal for a matrix; of vectors 0 means zeros, None ones. Layers'
-    weights are stacked. `tp` splits heads, feed-forward and vocabulary; `fsdp` splits what is left
-    of each large matrix. Of wte that is rows again, because its gradient is added up as rows, and
-    because XLA sends no 160 columns (2560 / 16), no whole tile of 8 x 128, but all of the matrix.
+    Layers' weights are stacked, L first. `tp` splits heads, feed-forward and vocabulary, and `fsdp`
+    another axis of each matrix. But of wte both split the rows; 16 of them over 2 x 2 chips:
 
-    The stds are jaxformer's. `into` is 1 / sqrt(fan in); of wte the fan in is V, because a token is
-    a row of V numbers, all 0 but one. `out` is for the two matrices whose products are added to the
-    stream x: 2 / L of that, so that the more layers there are the less each adds. fc_out takes
-    sqrt(D) as out_proj does, though its own fan in is 4D.
+        tp 0 fsdp 0: rows 0-3   tp 0 fsdp 1: 4-7   tp 1 fsdp 0: 8-11   tp 1 fsdp 1: 12-15
 
-    Two quirks of jaxformer are left out: its embedding has a bias (its release adds it into the
-    weight, so nothing is lost), and it decays stacked vectors as if they were matrices.
-    """
+    If fsdp 16 split the 2560 columns of 2.7B, a chip would have 160, which are no whole tiles of a
+    TPU (8 x 128), and XLA would send all of the matrix instead of shards.
+
+    init of a vector: 0 for zeros, None for ones; of a matrix: the std of a normal, before it is cut
+    at 2 std. All are jaxformer's, of which two quirks are left out: its embedding has a bias (its
+    release adds it to the weight, so nothing is lost), and it decays stacked vectors, too."""
     c = config
     L, D, H, K, F, V = c.n_layer, c.n_embd, c.n_head, c.head_dim, 4 * c.n_embd, c.vocab_size
+    # 1 / sqrt(fan in) for most: wte's is V, because a token is a row of V numbers, all 0 but one.
+    # What out_proj and fc_out (fan in 4D) make is added to x (block, below): each of many layers
+    # is to add less.
     into, out = D ** -0.5, 2 / L * D ** -0.5
     return {
         "wte":         ((V, D),          P(("tp", "fsdp"), None),           V ** -0.5),
@@ -132,8 +133,7 @@ FSDP_AXIS = {name: axis for name in TABLE if (axis := fsdp_axis(name)) is not No
 
 
 def init_params(key, config: Config) -> dict:
-    """Fresh float32 weights, name -> array, as jaxformer's modules.py starts; the same on any
-    mesh."""
+    """Fresh float32 weights, name -> array, as jaxformer starts; the same on any mesh."""
     table = param_table(config)
     params = {}
     for i, (name, (shape, _, std)) in enumerate(table.items()):
@@ -152,16 +152,15 @@ def num_params(config: Config) -> int:
     return sum(x.size for x in shapes.values())
 
 
-def flops_per_token(config: Config) -> float:
-    """Matrix-product FLOPs of one training token.
+def flops_per_token(config: Config) -> int:
+    """Matrix-product FLOPs of one training token: 2 forward (a product, a sum) and 4 backward for
+    each number that it is multiplied with.
 
-    A layer has 4 D^2 weights in attention and 8 D^2 in the MLP, and each costs 2 FLOPs forward (a
-    product, a sum) and twice that backward. A query meets T/2 keys on average, in two products of D
-    terms each: q with a key, and a weight with a value.
-    """
+    These are a layer's weights, 4 D^2 in attention and 8 D^2 in the MLP, and the head's; and in
+    attention D numbers of a key and D of its value, for T/2 keys on average."""
     L, D, T, V = config.n_layer, config.n_embd, config.block_size, config.vocab_size
     weights = L * (4 + 8) * D ** 2 + D * V
-    attention = L * 2 * D * T // 2
+    attention = L * (D + D) * T // 2
     forward, backward = 2, 4
     return (forward + backward) * (weights + attention)
 
@@ -177,7 +176,7 @@ def layer_norm(x, scale, bias):
 
 
 def rotary(x, positions, rotary_dim: int):
-    """Rotate the pairs (0,1), (2,3), ... of the first R dims by position x 10000^(-2i/R).
+    """Rotate pair i of the first R dims, (2i, 2i + 1), by the angle position x 10000^(-2i/R).
 
         (a, b) -> (a cos - b sin, b cos + a sin)
 
@@ -199,7 +198,7 @@ def rotary(x, positions, rotary_dim: int):
 def attention(q, k, v):
     """softmax(q k^T / sqrt(K)) v, each token looking at itself and back. -> (B, H, T, K)
 
-    q, k, v: (B, H, T, K). TPUs and GPUs have a kernel for it, the others take the plain form."""
+    q, k, v: (B, H, T, K). For most shapes TPUs and GPUs have a kernel; without one, plain form."""
     kernel = kernel_for(platform(), q)
     return fused_attention(kernel, q, k, v) if kernel else plain_attention(q, k, v)
 
@@ -208,7 +207,7 @@ QUERIES = 64    # rows of the score matrix that are made at a time
 
 
 def plain_attention(q, k, v):
-    """The reference, and what a CPU runs.
+    """The reference, and what runs where there is no kernel.
 
     Queries go in chunks, and a chunk meets only the keys up to its own end, so most of the masked
     half of the T x T scores is never computed. Heads come second in (B, H, T, K) because a batched
@@ -225,34 +224,32 @@ def plain_attention(q, k, v):
 def attend(q, parts, mask):
     """Softmax in float32 over the keys that a query may see, then the average of their values.
 
-    q: (B, H, T, K). parts: [(keys, values)], each (B, H, S, K): one pair here, and two where tokens
-    are made, the long cache and the newest, because to join them would copy the cache. mask: True
-    where a query sees a key, for all keys: broadcast to (B, H, T, sum of S). -> (B, H, T, K)
-    """
+    q: (B, H, T, K). parts: [(keys, values)], each (B, H, S, K). One pair in training; where tokens
+    are made a long one and a short one (the KV cache, below), which are not joined, because that
+    would copy them. mask: (T, sum of S) or (B, 1, T, sum of S), True where a query sees a key.
+    -> (B, H, T, K)"""
     dots = partial(jnp.einsum, "bhtk,bhsk->bhts", preferred_element_type=jnp.float32)
     scores = jnp.concatenate([dots(q, k) for k, _ in parts], -1)         # (B, H, T, sum of S)
-    scores = scores * q.shape[-1] ** -0.5
-    # A finite number, because a row of -inf alone would turn into NaN.
-    weights = jax.nn.softmax(jnp.where(mask, scores, -1e10)).astype(q.dtype)
+    scores = jnp.where(mask, scores * q.shape[-1] ** -0.5, -1e10)        # as jaxformer: e^-1e10 = 0
+    probs = jax.nn.softmax(scores).astype(q.dtype)
     ends = np.cumsum([k.shape[2] for k, _ in parts])[:-1]
-    weights = jnp.split(weights, ends, -1)                               # (B, H, T, S) each
-    return sum(jnp.einsum("bhts,bhsk->bhtk", w, v) for w, (_, v) in zip(weights, parts))
+    probs = jnp.split(probs, ends, -1)                                   # (B, H, T, S) each
+    return sum(jnp.einsum("bhts,bhsk->bhtk", p, v) for p, (_, v) in zip(probs, parts))
 
 
 def linear(x, weights, name, fsdp=(), dtype=None):
-    """x (N, I) times the weight `name` -> (N, O) of `dtype`, x's own by default.
+    """x (B T, I) times weights[name] as a matrix (I, O) -> (B T, O) of `dtype`, by default x's.
 
-    The weight has the axes of I first, then those of O: qkv_proj D and 3, H, K; out_proj H, K and
-    D; fc_in D and F. It is gathered from fsdp, or it is Turned (fast/weights.py): laid out for
-    making tokens, with a product of its own."""
+        qkv_proj (D, 3, H, K), fc_in (D, F), lm_head (D, V)    I = D           fsdp splits the rows
+        out_proj (H, K, D), fc_out (F, D)                      I = H K or F    the columns
+    """
     w = weights[name]
-    if isinstance(w, Turned):
+    if isinstance(w, Turned):       # laid out for making tokens, with a product of its own
         return w.product(x, dtype)
-    # Make it a matrix (I, O). fsdp splits its very first axis, so rows, or its last, so columns.
     by_rows = FSDP_AXIS[name] == 0
     w = w.reshape((len(w), -1) if by_rows else (-1, w.shape[-1]))
     w = gather(w, 0 if by_rows else 1, fsdp, x.dtype)                    # (I, O), whole
-    return mark_product(weight_product(x, w, dtype))
+    return mark_product(weight_product(x, w, dtype))    # a mark that fast/remat.py looks for
 
 
 def block(x, w, config: Config, tp=(), fsdp=(), cache=None, lengths=None, at=0):
@@ -262,9 +259,9 @@ def block(x, w, config: Config, tp=(), fsdp=(), cache=None, lengths=None, at=0):
 
     x: (B, T, D) activations, equal on every tp rank. w: this layer's weights. Each tp rank computes
     its heads and its share of the feed-forward, and one all-reduce adds both up: one collective
-    over tp forward, one backward. Where tokens are made, row b has lengths[b] tokens in the long
-    part of `cache` and `at` in the short one, and x stands behind both (cached_attention, below).
-    Returns (y, the short part with x's keys and values; None in training).
+    over tp forward, one backward. cache, lengths, at: where tokens are made, row b has lengths[b]
+    of them in the long part of the KV cache (cached_attention, below) and `at` in the short one,
+    and x stands behind both. Returns (y, the short part with x's keys and values, or None).
     """
     # vary does nothing forward. Backward, the tp ranks' gradients of h are added up, in one
     # all-reduce, because from here on h may differ between them (the operator f of Megatron-LM).
@@ -278,7 +275,7 @@ def block(x, w, config: Config, tp=(), fsdp=(), cache=None, lengths=None, at=0):
 
 
 def self_attention(h, w, config: Config, fsdp=(), cache=None, lengths=None, at=0):
-    """h: (B, T, D) -> (what this tp rank's heads add, (B T, D); new keys and values, as block)."""
+    """h: (B, T, D) -> (what this tp rank's heads add to x, (B T, D); the short part, as block)."""
     B, T, D = h.shape
     h = h.reshape(B * T, D)     # a plain matrix, because its products take a CPU half the time
     split_heads = lambda z: z.reshape(B, T, -1, config.head_dim).swapaxes(1, 2)
@@ -299,7 +296,7 @@ def self_attention(h, w, config: Config, fsdp=(), cache=None, lengths=None, at=0
 
 
 def mlp(h, w, fsdp=()):
-    """h: (B, T, D) -> what this tp rank's share of the feed-forward adds, (B T, D)."""
+    """h: (B, T, D) -> what this tp rank's share of the feed-forward adds to x, (B T, D)."""
     h = h.reshape(-1, h.shape[-1])
     m = linear(h, w, "fc_in", fsdp) + w["fc_in.bias"].astype(h.dtype)    # (B T, F)
     m = jax.nn.gelu(m)                                                   # the tanh form
@@ -307,10 +304,10 @@ def mlp(h, w, fsdp=()):
 
 
 def own_rows(ids, size, tp):
-    """Which of the vocabulary's ids stand in the `size` rows that this tp rank holds, and where:
-    rank 0 has the first, rank 1 the next, ... -> (row, 0 for an id of another rank; own: bool).
+    """Where each id stands among the `size` rows of the vocabulary of this tp rank -> (row, own).
 
-    For tp = () lax.axis_index is 0: the one rank holds all."""
+    With size 4, rank 1 has ids 4 to 7: id 6 is its row 2. An id of another rank has row 0 and is
+    not `own`. For tp = () lax.axis_index is 0: the one rank holds all."""
     row = ids - lax.axis_index(tp) * size
     own = (row >= 0) & (row < size)
     return jnp.where(own, row, 0), own
@@ -328,18 +325,18 @@ def embed(wte, ids, dtype, tp=()):
 def over_layers(layer, x, each, n_layer: int):
     """Run x through layer(x, weights of layer i) -> (x, out), i = 0 ... L-1. Returns (x, outs).
 
-    each: name -> what the layers have of it: one array (L, ...), and a loop runs one compiled layer
-    L times; or a tuple of L arrays (`unstack`), and the program has L layers. outs has the same
-    form."""
+    each: name -> a tuple of L arrays (`unstack`), and the program has L layers; or one array
+    (L, ...), and a loop runs one layer L times, written out as L layers where that is faster
+    (`unrolled`). outs has the same form."""
     if isinstance(each["qkv_proj"], tuple):
         return over_unstacked(layer, x, each, n_layer)
     return lax.scan(layer, x, each, unroll=n_layer if unrolled(n_layer) else 1)
 
 
 def transformer(params, ids, config: Config, tp=(), fsdp=(), remat="none"):
-    """ids: (B, T) -> logits (B, T, V) float32, of the vocabulary rows of this tp rank."""
+    """ids: (B, T) -> logits (B, T, V) float32, V this tp rank's share. remat: fast/remat.py."""
     dtype = jnp.dtype(config.dtype)
-    # Gathered as float32, because in this type the gradients of all places of a token are added up.
+    # As float32, because embed rounds the rows that it takes, once they are added up over tp.
     wte = gather(params["wte"], FSDP_AXIS["wte"], fsdp, jnp.float32)
     x = embed(wte, ids, dtype, tp)                                       # (B, T, D)
 
@@ -406,8 +403,8 @@ def cached_attention(q, k, v, cache, lengths, at):
     """Attention of T tokens that stand behind `lengths` (B,) tokens of the long part and `at` of
     the short one, into which their keys and values go. q, k, v: (B, H, T, K).
 
-    cache: (keys, values, new_keys, new_values), (B, H, S, K) twice and (B, H, N, K) twice. Which
-    keys the T = 2 queries of a row with 5 cached tokens see (x), at = 1, S = 8, N = 4:
+    cache: keys and values of the long part, (B, H, S, K) each, and of the short one, (B, H, N, K).
+    The keys that the T = 2 queries of a row see (x), with lengths 5, at 1, S 8 and N 4:
 
                    keys, S               new_keys, N
         query 0    x x x x x . . .       x x . .       the new key at place 1 is its own
@@ -441,8 +438,8 @@ def init_cache(config: Config, batch: int, size: int = 0, unstacked=False, shard
 
 def beside(cache, size: int):
     """Zeros for `size` new tokens of the rows of a cache."""
-    return jax.tree.map(lambda x: jnp.zeros_like(x, shape=(*x.shape[:-2], size, x.shape[-1])),
-                        cache)
+    zeros = lambda x: jnp.zeros_like(x, shape=(*x.shape[:-2], size, x.shape[-1]))
+    return jax.tree.map(zeros, cache)
 
 
 def forward_cached(params, ids, cache, new, lengths, at, config: Config, tp=()):
@@ -450,8 +447,7 @@ def forward_cached(params, ids, cache, new, lengths, at, config: Config, tp=()):
 
     cache comes from init_cache, new from beside; the keys and values of ids go into new. A row with
     fewer than T tokens is padded on the right, so prompts of different length share a batch: no
-    token sees what stands behind it. -> (x (B, T, D), new)
-    """
+    token sees what stands behind it. -> (x (B, T, D), new)"""
     x = embed(params["wte"], ids, jnp.dtype(config.dtype), tp)
 
     def layer(x, w):
@@ -467,12 +463,15 @@ def forward_cached(params, ids, cache, new, lengths, at, config: Config, tp=()):
 def extend_cache(cache, new, lengths):
     """The cache with the N new tokens of each row put behind the lengths[b] that it had.
 
-    A row with fewer than N is padded, and its padding is written too: behind the row's own end,
-    where no query looks, and its next tokens overwrite it. Past the cache's end it is dropped."""
+        had, lengths 5, S = 8      a b c d e . . .
+        new, N = 4, 2 are real     f g p p
+        returned                   a b c d e f g p      the second p is past the end: dropped
+
+    Padding (p) does no harm: no query looks there, and the row's next tokens overwrite it."""
     def write(old, new):                                     # (..., B, H, S, K), (..., B, H, N, K)
         rows = jnp.arange(len(lengths))[:, None]                         # (B, 1)
         places = lengths[:, None] + jnp.arange(new.shape[-2])            # (B, N)
-        # Of two index arrays with a slice between them numpy puts the axes, here (B, N), first.
+        # Of two index arrays with a slice between them NumPy puts the axes first: here (B, N).
         new = jnp.moveaxis(new, (-4, -2), (0, 1))                        # (B, N, ..., H, K)
         return old.at[..., rows, :, places, :].set(new, mode="drop")
 

@@ -1,10 +1,9 @@
-"""Everything that knows about devices: the mesh, gather and vary, placing, and checkpoints that fit
-any mesh.
+"""The mesh and what lies on it: gather and vary, placing, and checkpoints that fit any mesh.
 
-A mesh has three axes (paper, section 2.2, and jaxformer):
+A mesh has three axes. dp and tp are those of jaxformer, the paper's library (section 2.3):
 
     dp     copies of the model, each with its part of the batch
-    fsdp   each parameter is split over these chips and gathered when its layer runs; the batch is
+    fsdp   each matrix is split over these chips and gathered when its layer runs; the batch is
            split here too
     tp     heads, feed-forward and vocabulary are split over these chips, which work on the same
            tokens
@@ -44,11 +43,11 @@ def make_mesh(dp=1, fsdp=1, tp=1, devices=None):
 
 
 def device_grid(devices, dp: int, fsdp: int, tp: int):
-    """The devices as an array (dp, fsdp, tp), in JAX's order, which makes the chips of a mesh axis
-    neighbours on the TPU, those of tp before all others.
+    """The devices as an array (dp, fsdp, tp). JAX chooses their order: it makes the chips of a mesh
+    axis neighbours on the TPU, those of tp before all others.
 
     A mesh axis may take a part of a side of a TPU slice: fsdp 8 on the 4 x 4 chips of v6e:4x4 is
-    one whole side and half of the other. jax.make_mesh refuses that on most TPUs."""
+    one whole side and half of the other. jax.make_mesh would refuse that on this and most TPUs."""
     try:
         return create_device_mesh((dp, fsdp, tp), devices, allow_split_physical_axes=True)
     except AssertionError:      # by JAX, where the chips are no whole box: some are left over
@@ -57,9 +56,9 @@ def device_grid(devices, dp: int, fsdp: int, tp: int):
 
 # ---- inside shard_map: vary and gather -----------------------------------------------------------
 # Inside shard_map each chip runs the same lines on its own part. A value's type holds, beside shape
-# and dtype, the mesh axes over which the value may differ from chip to chip. JAX works them out
-# operation by operation ("vma", varying manual axes), and from them where gradients must be added
-# up, because the gradient of a value must have the value's own type:
+# and dtype, the mesh axes over which the value may differ from chip to chip. JAX works these axes
+# out operation by operation ("vma", varying manual axes). They tell it where to add gradients up,
+# because the gradient of a value must have the value's own type:
 #
 #                       may differ over   chip 0   chip 1   chip 2   chip 3     (dp = 4)
 #     bias              {}                b        b        b        b
@@ -100,8 +99,8 @@ def gather(w, dim, axis, dtype):
     `dim` on the n chips of the mesh axis `axis`; for axis () it is w itself, rounded to `dtype`.
 
     It is sent in `dtype`, because in bf16 it has half the bytes. It is then cast back to w's
-    float32, because a gradient has the dtype of its value, and a sum over up to 64 chips that is
-    rounded to bf16 after each addition would lose its small terms."""
+    float32, because a gradient has the dtype of its value, and the sum of the chips' gradients,
+    rounded to bf16 after each addition, would lose its small terms."""
     return lax.all_gather(w.astype(dtype), axis, axis=dim, tiled=True).astype(w.dtype)
 
 
@@ -110,8 +109,8 @@ def gather_forward(w, dim, axis, dtype):
 
 
 def gather_backward(dim, axis, dtype, kept, grad):
-    """kept: what gather_forward kept. grad: the whole weight's gradient (..., d, ...) -> that of
-    w's shard (..., d / n, ...), in a tuple with an item for each argument that has a gradient."""
+    """grad: this chip's gradient of the whole weight (..., d, ...) -> that of w's shard, summed
+    over the chips, (..., d / n, ...); in a tuple, an item for each argument that has a gradient."""
     return (lax.psum_scatter(grad, axis, scatter_dimension=dim, tiled=True),)
 
 
@@ -157,7 +156,7 @@ def batch_part(mesh):
 # whole array, so a checkpoint of 256 chips opens on a laptop. harness/saving.py sees to it that a
 # folder is whole or not there.
 #
-# What reads JSON is called read_..., what puts arrays on devices load_...
+# What reads files is called read_..., what puts arrays on devices load_...
 
 def save_checkpoint(out_dir, step: int, arrays: dict, meta: dict, keep=2, files=()):
     """Write {name: jax.Array} and meta; afterwards only the newest `keep` checkpoints stay. Returns
@@ -179,9 +178,9 @@ def begin_save(out_dir, step: int, arrays: dict, meta: dict, keep=2, files=()):
 
 
 def own_shards(arrays):
-    """What this process has to write -> [(name, global shape, dtype, [(where a shard begins, its
-    numbers)])]. Copied to the host, because the train step gives these arrays' memory to its
-    results."""
+    """What this process has to write -> [(name, global shape, dtype, shards)], with shards a list
+    of (where it begins in the array, its numbers). These are copies, on the host, because the next
+    train step gives the arrays' memory to its results."""
     own = []
     for name, array in arrays.items():
         mine = [shard for shard in array.addressable_shards if shard.replica_id == 0]
@@ -228,9 +227,9 @@ def read_index(folder, meta) -> dict:
 
 
 def load_arrays(folder, wanted: dict) -> dict:
-    """Put {name: ShapeDtypeStruct with a sharding} of a checkpoint of any mesh on the devices of
-    another, in the dtypes wanted. Each device gets its slice alone, and this host holds one array
-    at a time, once.
+    """A checkpoint of any mesh onto the devices of another. wanted: {name: ShapeDtypeStruct with a
+    sharding} -> {name: jax.Array}. Each device gets its slice alone. This host holds the numbers of
+    one array at a time, and none of them twice.
 
     Raises ValueError that names the folder when a file is missing, cut short or altered (each shard
     has a checksum), or when a shape is not the one wanted."""
@@ -251,7 +250,7 @@ def load_arrays(folder, wanted: dict) -> dict:
 def make_array(want, read):
     """An array on a mesh, of the shape, dtype and sharding of `want`. read(index), index a slice an
     axis, gives the numbers of one place; devices that hold the same place share one reading."""
-    numbers = {}            # place -> what was read there
+    numbers = {}            # place, a (start, stop) an axis -> what was read there
 
     def numbers_at(index):
         place = tuple(part.indices(size)[:2] for part, size in zip(index, want.shape))
@@ -260,18 +259,18 @@ def make_array(want, read):
         return numbers[place]
 
     array = jax.make_array_from_callback(want.shape, want.sharding, numbers_at)
-    return array.block_until_ready()        # until it is there, `numbers` is held here too
+    return array.block_until_ready()    # only then is `numbers` free, before the next array is read
 
 
 def read_slice(folder, name, shape, dtype, shards, slices):
     """A device's part of an array (a slice an axis), put together from the shards that overlap it.
 
         the array    0 . . . . . . . . . . . 12      here with one axis
-        shards       [    A    |    B    |  C  ]     A is (0, 5), B (5, 10), C (10, 13)
+        shards       [    A    |    B    |  C  ]     spans A (0, 5), B (5, 10), C (10, 13)
         wanted             [       ]                 (3, 7)
-        overlaps           [ A ][B ]                 (3, 5) and (5, 7)
+        overlaps           [ A ][B ]                 A (3, 5), B (5, 7), C (10, 7): none
 
-    A range is a list of (start, stop), one an axis."""
+    All three are lists of (start, stop), one an axis."""
     wanted = [part.indices(size)[:2] for part, size in zip(slices, shape)]      # None filled in
     out, filled = np.empty([stop - start for start, stop in wanted], dtype), 0
     for file, shard in shards:

@@ -62,14 +62,14 @@ RECIPES = {
 class Hyper:
     """What the compiled step depends on, beside the model's Config."""
     batch_size: int = 16            # sequences a step
-    grad_accum: int = 1             # parts of a batch that run one after another, to save memory
-    lr_max: float = 1e-3
+    grad_accum: int = 1             # micro-batches of a step, one after another, to save memory
+    lr_max: float = 1e-3            # this and the next three: of learning_rate, below
     lr_end: float = 1e-4
     warmup_steps: int = 100
     anneal_steps: int = 1000
     weight_decay: float = 0.1       # of matrices
     grad_clip: float = 1.0          # gradients are scaled down to this norm; 0: never
-    z_loss: float = 1e-4            # weight of the squared log normalizer
+    z_loss: float = 1e-4            # weight of lse^2 in the loss (model.cross_entropy)
     remat: str = "none"             # what the backward pass computes again (fast/remat.py)
 
 
@@ -92,8 +92,8 @@ def learning_rate(step, lr_max, lr_end, warmup_steps, anneal_steps):
 
 
 def adamw(params, grads, m, v, step, lr, decay, b1=0.9, b2=0.999, eps=1e-8):
-    """Adam with decoupled weight decay (paper, section 2.3). All trees: name -> array; decay:
-    name -> rate. -> (params, m, v)
+    """Adam with decoupled weight decay (paper, section 2.3), t = step + 1. All trees: name ->
+    array; decay: name -> rate. -> (params, m, v)
 
         m <- b1 m + (1 - b1) g          v <- b2 v + (1 - b2) g^2
         p <- p - lr ( (m / (1 - b1^t)) / (sqrt(v / (1 - b2^t)) + eps) + decay p )
@@ -111,6 +111,7 @@ def adamw(params, grads, m, v, step, lr, decay, b1=0.9, b2=0.999, eps=1e-8):
 # ---- the state: parameters, two moments, step ----------------------------------------------------
 
 def state_specs(config):
+    """How each array of the state lies on the mesh: a moment as its parameter."""
     specs = {n: spec for n, (_, spec, _) in param_table(config).items()}
     return dict(params=specs, m=specs, v=specs, step=P())
 
@@ -127,8 +128,7 @@ def fresh_state(key, config):
 
 
 def init_state(seed: int, config, mesh):
-    """Fresh weights and zero moments, made in place on the mesh: no host ever holds a whole large
-    matrix."""
+    """Fresh weights and zero moments, made on the mesh: no host need hold a whole matrix."""
     init = jax.jit(partial(fresh_state, config=config), out_shardings=state_shardings(config, mesh))
     return init(jax.random.key(seed))
 
@@ -150,33 +150,32 @@ def load_state(folder, config, mesh, parts):
 # ---- the train step ------------------------------------------------------------------------------
 # Each chip has the gradients of its own rows of the batch. What adds them up over each mesh axis:
 #
-#                  split over   over fsdp           over dp          over tp
-#     a matrix     fsdp, tp     gather's backward   sum_over_data    nothing: each chip has
-#     fc_in.bias   tp           sum_over_data       sum_over_data    a part of its own
-#     ln_1, ln_f   nothing      sum_over_data       sum_over_data    vary's backward, in model.py
-#     fc_out.bias  nothing      sum_over_data       sum_over_data    nothing: it is equal on all
+#                    split over   over fsdp           over dp          over tp
+#     matrices       fsdp, tp     gather's backward   sum_over_data    nothing: parts of one weight
+#     fc_in.bias *   tp           sum_over_data       sum_over_data    nothing: parts of one weight
+#     ln_1, ln_f     nothing      sum_over_data       sum_over_data    vary's backward, in model.py
+#     fc_out.bias    nothing      sum_over_data       sum_over_data    nothing: it is equal on all
 #
-# gather and vary stand in tpu_mesh.py, sum_over_data below. On one device the axes are (), and
-# nothing is added.
+# * and lm_head.bias. gather and vary stand in tpu_mesh.py, sum_over_data below.
 
 def train_step(state, tokens, *, config, hyper, n_tokens, dp=(), fsdp=(), tp=()):
     """One update. state: dict(params, m, v, step), tokens: (B, T+1), this data rank's rows
     -> (state, metrics).
 
     n_tokens: how many targets the batch has on all ranks. dp, fsdp, tp: the names of the mesh's
-    axes inside shard_map; () on one device, where the same lines are the whole step."""
+    axes inside shard_map; left out, the same lines are the step of one device."""
     table = param_table(config)
     params, m, v, step = state["params"], state["m"], state["v"], state["step"]
-    data_axes = tuple(axis for axis in (dp, fsdp) if axis)      # those that split the batch
+    data_axes = tuple(axis for axis in (dp, fsdp) if axis)      # a data rank is a place on them
 
-    # All data ranks hold equal copies. Left so, JAX would add the gradients up over the ranks at
-    # each use, in each layer and micro-batch. vary types the copies as different (tpu_mesh.py), so
-    # the gradients stay apart, and sum_over_data adds them up once, below.
+    # Data ranks hold equal copies: of vectors all ranks, of matrices those of dp. JAX would add up
+    # the copies' gradients at each use, in each layer and micro-batch. vary types the copies as
+    # different (tpu_mesh.py), so their gradients stay apart, and sum_over_data adds them up once.
     own = {n: vary(p, data_axes) for n, p in params.items()}
     micro = tokens.reshape(hyper.grad_accum, -1, tokens.shape[-1])                 # (A, b, T+1)
     loss = partial(loss_fn, config=config, n_tokens=n_tokens, z_loss=hyper.z_loss, tp=tp,
                    fsdp=fsdp, remat=hyper.remat)
-    (total, nll), grads = sum_micro_batches(own, micro, loss)
+    (total, nll), grads = sum_micro_batches(own, micro, loss)       # total: nll and the z-loss
 
     grads = sum_over_data(grads, data_axes)
     total, nll = lax.psum(total, data_axes), lax.psum(nll, data_axes)
@@ -201,7 +200,7 @@ def sum_micro_batches(params, tokens, loss):
     def add(sums, micro):
         return jax.tree.map(jnp.add, sums, grad(params, micro)), None
 
-    # lax.scan wants its first sums in the type that they will have: shape, dtype, and the mesh axes
+    # lax.scan wants its first sums in the type of all later ones: shape, dtype, and the mesh axes
     # over which they may differ from chip to chip. eval_shape tells all three, computing nothing.
     like = jax.eval_shape(grad, params, tokens[0])                      # ((total, nll), grads)
     zeros = jax.tree.map(lambda x: vary(jnp.zeros(x.shape, x.dtype), varying_axes(x)), like)
@@ -210,12 +209,10 @@ def sum_micro_batches(params, tokens, loss):
 
 
 def sum_over_data(grads, data_axes):
-    """Add each gradient up over the data axes; a matrix's not over fsdp, because gather's backward
-    has done it there."""
-    def axes(name):
-        return tuple(axis for axis in data_axes if axis != "fsdp" or name not in FSDP_AXIS)
-
-    return {n: lax.psum(g, axes(n)) for n, g in grads.items()}
+    """Add each gradient up over the data axes, but a matrix's over dp alone: over fsdp gather's
+    backward has done it."""
+    dp = tuple(axis for axis in data_axes if axis != "fsdp")
+    return {n: lax.psum(g, dp if n in FSDP_AXIS else data_axes) for n, g in grads.items()}
 
 
 def global_norm(grads):
@@ -262,7 +259,7 @@ VAL_BATCHES = 4     # batches that an evaluation takes the mean of
 
 
 def train(run):
-    """Batch, step, evaluate, save -> the signal that stopped it, or 0."""
+    """The loop: step, evaluate, save -> the signal that stopped it, or 0."""
     signals, args, stop = stop_on_signal(), run.args, 0
     while run.done < run.steps and not stop:
         run.step()
@@ -278,8 +275,8 @@ def train(run):
 
 class Run:
     """A run under way: its state on the mesh, its place in the data, and its folder. The methods
-    stand in the order in which the loop calls them. A step's metrics are read one step later, so
-    that the device never waits for the host:
+    stand in the order in which the loop calls them. A step's metrics are read while the next step
+    runs, so that the device need not wait for the host (but where it evaluates or saves):
 
         device    step 7          step 8          step 9
         host      read 6's        read 7's        read 8's
@@ -299,11 +296,13 @@ class Run:
         self.part = tpu_mesh.batch_part(mesh)       # (i, n): this process feeds part i of n
         self.out, self.lead = Path(args.out_dir), jax.process_index() == 0
         resumed_from = source if args.init_from == "resume" else None
-        self.lock = together(lambda: take_run(self.out, first, resumed_from))   # kept open
+        self.lock = together(lambda: take_run(self.out, first, resumed_from))   # held until we end
         self.state = self.first_state(source)
         self.train_step = make_train_step(config, hyper, mesh)
         self.eval_loss = make_eval_loss(config, mesh)
-        self.unread, self.val_loss, self.wait_for_save = None, None, None
+        self.unread = None          # of the last step: (its number, its metrics on the device)
+        self.wait_for_save = None   # where a checkpoint is being written, what waits for its end
+        self.val_loss = None        # of the last evaluation
         length = data.block_size
         self.metrics = Metrics(self.out, first, steps, hyper.batch_size * length,
                                flops_per_token(dataclasses.replace(config, block_size=length)),
@@ -336,14 +335,14 @@ class Run:
         return tpu_mesh.place_batch(rows, self.mesh)
 
     def read_metrics(self, val_loss=None):
-        """Wait for the step in `unread`, and write its metrics down. A NaN ends the run there."""
+        """Wait for the step in `unread`, and write its metrics down. After a NaN the run ends."""
         if self.unread:
             (step, on_device), self.unread = self.unread, None
             row = {name: float(on_device[name]) for name in ("loss", "lr", "grad_norm")}
             self.metrics.write(step, **row, val_loss=val_loss)
 
     def is_due(self, every):
-        """Whether what happens every so many steps, and after the last, is due. 0: there alone."""
+        """Whether a multiple of `every` steps is done, or all of them; with 0 only when all are."""
         return self.done == self.steps or (every > 0 and self.done % every == 0)
 
     def evaluate(self):
@@ -363,15 +362,15 @@ class Run:
             return signal
         if self.done % AGREE_EVERY:
             return 0
-        # Of several processes none gives a checkpoint its final name before all have written, and
-        # that happens in finish_save. So here too: else it would wait for the next save.
+        # A checkpoint of several processes gets its final name where all meet in finish_save.
+        # Here they meet anyhow; without this call it would be at the next save.
         signal = agree(signal)
         self.finish_save()
         return signal
 
     def save(self):
-        """Begin to write a checkpoint; a state that turned into NaN is never saved, because its
-        metrics are read before."""
+        """Begin to write a checkpoint. Its step's metrics are read first, so that the run ends if
+        they are NaN: such a state is never saved."""
         self.read_metrics()
         self.finish_save()
         record, files = self.record
