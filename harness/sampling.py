@@ -26,7 +26,8 @@ def parser(description):
                    "input; without it the multi-turn session starts")
     p.add_argument("--prompt_file", type=flags.file, help="continue the text of this file")
     p.add_argument("--continue", dest="continued", action="store_true",
-                   help="open the last session with this model, with its settings")
+                   help="open the last session with this model, with its settings (the newest "
+                        f"{transcript.KEPT} of a model are kept)")
     p.add_argument("--num_samples", type=flags.whole(1, 10 ** 6), default=1,
                    help="samples of the prompt (default 1)")
     p.add_argument("--max_new_tokens", type=flags.whole(1, 10 ** 6),
