@@ -6,7 +6,9 @@ import hashlib
 import http.client
 import json
 import os
+import re
 import secrets
+import sys
 import urllib.request
 import zlib
 from pathlib import Path
@@ -98,7 +100,13 @@ def open_part(path):
 def replace_file(path, content: bytes):
     """Write under a temporary name, then rename: a reader sees the old file or the new one, whole.
 
-    A link goes on pointing to the file; into /dev/null or a pipe the content is just written."""
+    A link goes on pointing to the file; into /dev/null, a pipe or a stream of our own the content is
+    just written."""
+    if (stream := stream_of(path)) is not None:     # of which the other end, or the rest, is not ours
+        sys.stdout.flush()
+        with open(stream, "wb", closefd=False) as file:
+            file.write(content)
+        return
     path = os.path.realpath(path)
     if os.path.exists(path) and not os.path.isfile(path):
         with open(path, "wb") as file:
@@ -115,6 +123,13 @@ def replace_file(path, content: bytes):
             raise
 
 
+def stream_of(path):
+    """The number of the open file that a name like /dev/stdout or /dev/fd/63 stands for; None for
+    other names."""
+    found = re.fullmatch(r"/dev/std(out|err)|/(?:dev|proc/self)/fd/(\d{1,9})", str(path))
+    return found and int(found[2] or {"out": 1, "err": 2}[found[1]])
+
+
 def check_apart(path, *inputs):
     """ValueError where the file that results go to is one of the inputs."""
     if any(os.path.realpath(path) == os.path.realpath(i) for i in inputs):
@@ -129,7 +144,8 @@ def check_writable(path, *inputs, what="the results", flag="--results"):
     try:
         if there and not os.access(path, os.W_OK):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
-        if not there or os.path.isfile(path):   # beside a device or a pipe nothing is made
+        plain = not there or os.path.isfile(path)
+        if plain and stream_of(path) is None:   # beside a device or a pipe nothing is made
             with open_part(os.path.realpath(path)) as part:
                 os.unlink(part.name)
     except OSError as error:

@@ -120,6 +120,24 @@ def test_a_link_stays_a_link_and_a_pipe_a_pipe(tmp_path):
     os.close(reader)
 
 
+def test_what_goes_into_a_stream_of_ours_stands_between_what_was_printed(tmp_path, capfd):
+    """Whether that is a pipe or a file, which is then not replaced: what else is printed would be lost."""
+    for open_at in (os.pipe, lambda: (None, os.open(tmp_path / "log", os.O_CREAT | os.O_WRONLY))):
+        reader, writer = open_at()
+        os.write(writer, b"before\n")
+        for root in ("/dev/fd", "/proc/self/fd"):
+            files.check_writable(f"{root}/{writer}")
+            files.replace_file(f"{root}/{writer}", b"between\n")
+        os.write(writer, b"behind\n")
+        os.close(writer)
+        whole = os.read(reader, 100) if reader else (tmp_path / "log").read_bytes()
+        assert whole == b"before\nbetween\nbetween\nbehind\n"
+    assert os.listdir(tmp_path) == ["log"]
+    print("before")
+    files.replace_file("/dev/stdout", b"between\n")
+    assert capfd.readouterr().out == "before\nbetween\n"
+
+
 def test_writability_is_found_out_without_touching_anything(tmp_path, monkeypatch):
     (tmp_path / "old").write_bytes(b"results")
     (tmp_path / "samples").write_bytes(b"samples")
