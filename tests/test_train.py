@@ -971,7 +971,8 @@ def test_training_on_own_files_ends_with_commands_that_go_on(train_here, tiny_da
     """Each is one that its script reads, of this model; the prompt is a line of the files."""
     shown = train_here(*SMALL, "--steps", 1, "--out_dir", "o 1")
     lines = shown[shown.index("next:"):].splitlines()
-    commands = [shlex.split(line.removeprefix("next:"), comments=True) for line in lines]
+    assert all(line.endswith(":") for line in lines[::2])
+    commands = [shlex.split(line) for line in lines[1::2]]      # as zsh does, which knows no comment
     assert [script for _, script, *_ in commands] == ["sample.py", "sample.py", "humaneval.py"]
     parsers = {"sample.py": sample.parser(), "humaneval.py": humaneval.parser()}
     found = [parsers[script].parse_args(flags) for _, script, *flags in commands]
