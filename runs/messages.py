@@ -21,7 +21,9 @@ def announce(args, config, hyper, steps, data, source, meta, note):
     if source:
         resumed = args.init_from == "resume"
         say(f"from {source}, " + (f"step {meta['step']}" if resumed else "weights alone"))
-    say(*filter(None, [note, *remarks(args, config, hyper, steps, meta)]))
+    unseen = "the data has no validation split: no val_loss is measured"
+    asked = args.eval_every and not data.meta["sequences"]["val"]
+    say(*filter(None, [note, asked and unseen, *remarks(args, config, hyper, steps, meta)]))
 
 
 # ---- after ---------------------------------------------------------------------------------------

@@ -138,6 +138,14 @@ def test_what_goes_into_a_stream_of_ours_stands_between_what_was_printed(tmp_pat
     assert capfd.readouterr().out == "before\nbetween\n"
 
 
+def test_what_is_replaced_stays_as_private_as_it_was(tmp_path):
+    for mode in (0o600, 0o640):
+        (tmp_path / "x").touch()
+        (tmp_path / "x").chmod(mode)
+        files.replace_file(tmp_path / "x", b"new")
+        assert (tmp_path / "x").stat().st_mode & 0o777 == mode
+
+
 def test_writability_is_found_out_without_touching_anything(tmp_path, monkeypatch):
     (tmp_path / "old").write_bytes(b"results")
     (tmp_path / "samples").write_bytes(b"samples")
