@@ -280,6 +280,15 @@ def test_the_language_of_a_record_by_its_name_or_its_files(tmp_path):
     assert len(read(path)[0]) == 10
 
 
+def test_a_language_key_without_a_prefix_would_not_be_heeded(tmp_path):
+    shared = ["--input", str(tmp_path), "--out", "o", "--language_key", "lang"]
+    read_flags = lambda *words: TextFiles.of(data.parser().parse_args([*words, *shared]))
+    assert read_flags("prepare", "--language_prefix").language_key == "lang"
+    for words in (["prepare"], ["train-bpe", "--vocab_size", "300"]):
+        with pytest.raises(ValueError, match="--language_key is for --language_prefix"):
+            read_flags(*words)
+
+
 @pytest.mark.parametrize("filters, dropped", [
     ("code", {"average_line": 1, "longest_line": 1, "digits": 1}), ("prose", {"digits": 1}),
     ("none", {})])

@@ -995,6 +995,19 @@ def test_what_comes_next_follows_from_the_data(meta, kinds, tiny_data):
         assert (args.init_from, args.data, args.out_dir) == ("out", f"miniature:{new}", f"out-{new}")
 
 
+def test_a_run_says_that_no_loss_will_be_measured_where_there_is_no_text_for_it(monkeypatch):
+    said = []
+    monkeypatch.setattr(messages, "say", lambda *lines: said.extend(lines))
+    monkeypatch.setattr(messages, "remarks", lambda *of: [])
+    for sequences, every in ((0, 10), (1, 10), (0, 0)):
+        packed = types.SimpleNamespace(block_size=8, meta={"sequences": {"val": sequences}})
+        args = train.parser().parse_args(["--eval_every", str(every)])
+        args.model = "toy"
+        messages.announce(args, model.CONFIGS["toy"], train.Hyper(batch_size=2), 5, packed, None, None, "")
+    assert [line for line in said if "val" in line] == [
+        "the data has no validation split: no val_loss is measured"]
+
+
 def test_the_line_of_the_files_is_whole_words_and_no_half_of_a_character():
     """Never from the middle of a line, never what a sequence cuts inside a character."""
     def opening(text, cut=0):
