@@ -143,6 +143,15 @@ def stream_of(path):
     return found and int(found[2] or {"out": 1, "err": 2}[found[1]])
 
 
+def check_folder(folder):
+    """Before hours of work: ValueError where a folder, or what is missing of it, cannot be made or
+    nothing written there."""
+    folder = Path(folder)
+    above = next(path for path in (folder, *folder.parents) if os.path.exists(path))
+    if not os.access(above, os.W_OK | os.X_OK):
+        raise ValueError(f"nothing can be written in {above}: choose another --out")
+
+
 def check_apart(path, *inputs):
     """ValueError where the file that results go to is one of the inputs."""
     if any(os.path.realpath(path) == os.path.realpath(i) for i in inputs):

@@ -331,3 +331,17 @@ def test_a_fingerprint_of_large_weights_reads_pieces_of_them(tmp_path):
         seen.add(folder.fingerprint(tmp_path))
     (tmp_path / "README.md").write_text("nothing of the model")
     assert folder.fingerprint(tmp_path) in seen and len(seen) == 4
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_what_no_sample_can_be_written_to_is_found_out_before_a_model_is_read(there, tmp_path, monkeypatch):
+    path, before = tmp_path / "a" / "b" / "s.jsonl", state(tmp_path)
+    samples.check_resumable(path, SETTINGS)
+    sealed = path if there else tmp_path
+    if there:
+        sample(path, SETTINGS, [RECORD])
+        before = state(tmp_path)
+    monkeypatch.setattr(files.os, "access", lambda name, mode: Path(name) != sealed)
+    with pytest.raises(ValueError, match=f"{sealed.name}.*choose another --out"):
+        samples.check_resumable(path, SETTINGS)
+    assert state(tmp_path) == before

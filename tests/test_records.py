@@ -289,6 +289,14 @@ def test_a_language_key_without_a_prefix_would_not_be_heeded(tmp_path):
             read_flags(*words)
 
 
+def test_a_vocabulary_that_cannot_be_written_is_not_learned(tmp_path, monkeypatch):
+    monkeypatch.setattr("harness.files.os.access", lambda name, mode: False)
+    (tmp_path / "a.py").write_text("a" * 99)
+    with pytest.raises(ValueError, match="nothing can be written in"):
+        data.main(["train-bpe", "--input", str(tmp_path), "--vocab_size", "300", "--out",
+                   str(tmp_path / "no" / "x.tiktoken")])
+
+
 @pytest.mark.parametrize("filters, dropped", [
     ("code", {"average_line": 1, "longest_line": 1, "digits": 1}), ("prose", {"digits": 1}),
     ("none", {})])
