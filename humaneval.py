@@ -217,13 +217,12 @@ def score(problems, paths, ks=None, timeout=TIMEOUT, workers=CORES, unsafe=False
     # 3  run them
     items = [(problems[r["task_id"]], samples.sample_of(r)) for r in judged]
     verdicts = check(items, inside=inside)
-    samples.write_results(results, records, judged, verdicts)
     # 4  the report; told: what it says of 2
     figures = summarise(problems, judged, verdicts, reports.choose_ks(ks, KS, judged)) | told
     figures |= {"samples": ", ".join(map(str, paths)), "results_file": results, "timeout": timeout,
                 "isolation": verdicts[0]["isolation"], "workers": workers}
     report = reports.framed("humaneval", source, figures, settings)
-    print(json.dumps(report))
+    reports.conclude(report, samples.write_results, results, records, judged, verdicts)
     return report
 
 

@@ -22,7 +22,6 @@ from harness.messages import Series
 from harness.printed import TOLERANCE, as_text, check_strict, decode_printed, ending_of, run_all
 from harness.problems import MOST_CASES, PREFIX, read_mtpb
 
-import json
 import math
 from collections import Counter, defaultdict
 from functools import partial
@@ -338,7 +337,6 @@ def score(problems, paths, rules="official", timeout=TIMEOUT, workers=CORES, uns
     items = [(r["program"], r["gold"]) for r in records]
     ran, isolation = judge_all(items, timeout, workers, unsafe)
     verdicts = [verdict for verdict, _ in ran]
-    samples.write_case_results(results, records, verdicts)
     # known: faults of the official file's problems, in the paper's figures, too
     figures = summarise(problems, records, verdicts, rules) | {
         "timeout": timeout, "known": [] if source else notes({r["id"] for r in records}),
@@ -346,7 +344,7 @@ def score(problems, paths, rules="official", timeout=TIMEOUT, workers=CORES, uns
         "run_again": sum(again for _, again in ran), "isolation": isolation}
     report = reports.framed("mtpb", source, figures, settings)
     reports.tell_mtpb(report, source)
-    print(json.dumps(report))
+    reports.conclude(report, samples.write_case_results, results, records, verdicts)
     return report
 
 

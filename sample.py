@@ -578,6 +578,7 @@ def main():
     page = args.trace and Page(args, params, config, tokenizer)
     if prompt is None:
         return session(params, config, tokenizer, args, page and page.session)
+    sampling.remark(args, config, len(tokenizer.encode(prompt)))
     watch = page and partial(page.add_samples, prompt)
     stop = tuple(map(unescape, args.stop))
     if args.num_samples == 1 and sys.stdout.isatty():       # one is shown as it grows

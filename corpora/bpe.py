@@ -1,5 +1,6 @@
 """Learning a byte-pair encoding, by the `tokenizers` library (pip install tokenizers)."""
 from harness.cli import signals_end_at_once
+from harness.files import check_folder
 
 import os
 import re
@@ -70,6 +71,7 @@ def write_bpe(args, inspect):
         raise ValueError(f"--out {args.out}: the name must end in .tiktoken")
     if os.path.lexists(args.out):
         raise ValueError(f"{args.out} exists already: delete it, or choose another --out")
+    check_folder(Path(args.out).parent)
     with signals_end_at_once():     # because the library hears no Ctrl-C; nothing is written yet
         ranks = learn_bpe(texts_of(files, inspect), args.vocab_size)
     if not files.kept:

@@ -1,7 +1,7 @@
 """The command lines of data.py: their flags, and what `prepare` does before, around and after the
 five steps."""
 from harness import flags
-from harness.cli import CORES, one_line_errors
+from harness.cli import CORES, one_line_errors, pasted
 
 import argparse
 import contextlib
@@ -61,8 +61,8 @@ def print_written(args, files, meta):
     print(f"{meta['documents_seen']:,} documents, {files.words()}")
     print_totals(meta)
     # A folder of its own, because --out_dir is `out` by default and may hold a run already.
-    print(f"written to {args.out}. Next:  python train.py --data {args.out} "
-          f"--out_dir out-{Path(args.out).resolve().name}")
+    print(f"written to {args.out}. Next:  python train.py --data {pasted(args.out)} "
+          f"--out_dir {pasted('out-' + Path(args.out).resolve().name)}")
 
 
 def command_line(description, filters):

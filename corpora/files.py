@@ -44,9 +44,9 @@ def input_flags(parser):
     parser.add_argument("--text_key", type=flags.text, metavar="KEY",
                         help="where a record's text stands (default: the first of text, content, "
                              "code that holds one)")
-    parser.add_argument("--language_key", type=flags.text, metavar="KEY", default="language",
-                        help="where a record's language, or its file's name, stands (default "
-                             "language)")
+    parser.add_argument("--language_key", type=flags.text, metavar="KEY",
+                        help="with --language_prefix: where a record's language, or its file's "
+                             "name, stands (default language)")
 
 
 class TextFiles:
@@ -78,9 +78,12 @@ class TextFiles:
 
     @classmethod
     def of(cls, args):
-        """As the flags of `input_flags` say."""
+        """As the flags of `input_flags` say. ValueError for one that would not be heeded."""
+        if args.language_key and not getattr(args, "language_prefix", False):
+            raise ValueError("--language_key is for --language_prefix, which alone puts a language "
+                             "before a text")
         return cls(args.input, args.extensions, args.exclude, args.gitignore, args.text_key,
-                   args.language_key)
+                   args.language_key or "language")
 
     def __iter__(self):
         self.count.clear()

@@ -1,4 +1,6 @@
 """A folder that is written whole or not at all, and never over what a stranger left there."""
+from harness.files import check_folder
+
 import contextlib
 import fcntl
 import os
@@ -25,9 +27,7 @@ def folders_for(out):
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"{folder} is a file, and is needed while writing: choose another --out")
     check_ours(folder)
-    above = next(path for path in (folder, *folder.parents) if path.exists())
-    if not os.access(above, os.W_OK | os.X_OK):
-        raise ValueError(f"nothing can be written in {above}: choose another --out")
+    check_folder(folder)
     return out, folder
 
 

@@ -1,6 +1,6 @@
 """What the commands of both benchmarks share: flags, the first line, files, hosts, `run`."""
 from harness import flags, hosts, parts
-from harness.cli import call_script, one_line_errors, pass_flags
+from harness.cli import call_script, one_line_errors, pass_flags, pasted
 from harness.files import check_apart, check_writable, find_benchmark, is_official
 from harness.outside import first_worker
 from harness.samples import MOST_SAMPLES, results_path
@@ -135,7 +135,7 @@ def tell_next(script, args, problems):
     ours = len(parts.share(range(problems), args.part))
     all_parts = f" (of {problems}), when all {processes} processes are done"
     print(f"{ours} problems are in {args.out}{all_parts * (processes > 1)}; "
-          f"next: python {script} score {args.whole}")
+          f"next: python {script} score {pasted(args.whole)}")
 
 
 def files_by_temperature(args):
@@ -159,7 +159,8 @@ def run(script, args, path, files, key, counts):
     process, processes = hosts.my_part(args.num_processes, args.process_id)
     for out, _, results in files:
         names = [out, *(parts.name_of(out, i, processes) for i in range(processes))]
-        check_apart(results or results_path(out), *with_settings(names), path)
+        check = check_writable if results else check_apart      # that of samples/ may yet be made
+        check(results or results_path(out), *with_settings(names), path)
     if processes > 1:
         args.num_processes, args.process_id = processes, process
 
@@ -188,7 +189,7 @@ def run(script, args, path, files, key, counts):
         if ours and not waiting:
             return [score(out, results) for out, _, results in files]
     print(waiting[0] if waiting else "another process is scoring all parts")
-    then = " && ".join(f"python {Path(script).name} score {out}" for out, *_ in files)
+    then = " && ".join(f"python {Path(script).name} score {pasted(out)}" for out, *_ in files)
     print(f"process {process} of {processes} has done its part. When all have, next: {then}")
     return None
 

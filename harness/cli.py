@@ -31,6 +31,7 @@ import atexit  # noqa: E402 (what takes its time comes after the lines above)
 import contextlib  # noqa: E402
 import functools  # noqa: E402
 import select  # noqa: E402
+import shlex  # noqa: E402
 import subprocess  # noqa: E402
 import threading  # noqa: E402
 from pathlib import Path  # noqa: E402
@@ -256,6 +257,17 @@ def one_line_errors(parser):
 
 
 # ------------------------------------------ other commands ----------------------------------------
+
+def pasted(path) -> str:
+    """A path as a word of a command that is printed, to be pasted into bash or zsh."""
+    path = str(path)
+    path = f"./{path}" if path.startswith(("-", "=")) else path     # a flag; to zsh a command
+    if path.isprintable():
+        return shlex.quote(path)
+    plain = lambda byte: 32 <= byte < 127 and chr(byte) not in "'!\\"
+    escaped = (chr(b) if plain(b) else f"\\x{b:02x}" for b in os.fsencode(path))
+    return f"$'{''.join(escaped)}'"     # line breaks, what commands a terminal, what is no UTF-8
+
 
 @contextlib.contextmanager
 def unheard():

@@ -6,7 +6,10 @@ import hashlib
 import http.client
 import json
 import os
+import re
 import secrets
+import shutil
+import sys
 import urllib.request
 import zlib
 from pathlib import Path
@@ -95,17 +98,35 @@ def open_part(path):
             return open(f"{path}.{secrets.token_hex(4)}.part", "xb")
 
 
+@contextlib.contextmanager
+def named(path):
+    """Inside, an OSError that names no file, as that of a full disk, names this one."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise
+
+
 def replace_file(path, content: bytes):
     """Write under a temporary name, then rename: a reader sees the old file or the new one, whole.
 
-    A link goes on pointing to the file; into /dev/null or a pipe the content is just written."""
-    path = os.path.realpath(path)
-    if os.path.exists(path) and not os.path.isfile(path):
-        with open(path, "wb") as file:
+    A link goes on pointing to the file; into /dev/null, a pipe or a stream of our own the content
+    is just written."""
+    if (stream := stream_of(path)) is not None:
+        sys.stdout.flush()
+        with named(path), open(stream, "wb", closefd=False) as file:
             file.write(content)
         return
-    with open_part(path) as part:
+    path = os.path.realpath(path)
+    if os.path.exists(path) and not os.path.isfile(path):
+        with named(path), open(path, "wb") as file:
+            file.write(content)
+        return
+    with named(path), open_part(path) as part:
         try:
+            if os.path.exists(path):
+                shutil.copymode(path, part.name)    # what was private stays so
             part.write(content)
             part.flush()
             os.fsync(part.fileno())
@@ -113,6 +134,22 @@ def replace_file(path, content: bytes):
         except BaseException:
             os.unlink(part.name)
             raise
+
+
+def stream_of(path):
+    """The number of the open file that a name like /dev/stdout or /dev/fd/63 stands for; None for
+    other names."""
+    found = re.fullmatch(r"/dev/std(out|err)|/(?:dev|proc/self)/fd/(\d{1,9})", str(path))
+    return found and int(found[2] or {"out": 1, "err": 2}[found[1]])
+
+
+def check_folder(folder):
+    """Before hours of work: ValueError where a folder, or what is missing of it, cannot be made or
+    nothing written there."""
+    folder = Path(folder)
+    above = next(path for path in (folder, *folder.parents) if os.path.exists(path))
+    if not os.access(above, os.W_OK | os.X_OK):
+        raise ValueError(f"nothing can be written in {above}: choose another --out")
 
 
 def check_apart(path, *inputs):
@@ -129,7 +166,8 @@ def check_writable(path, *inputs, what="the results", flag="--results"):
     try:
         if there and not os.access(path, os.W_OK):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
-        if not there or os.path.isfile(path):   # beside a device or a pipe nothing is made
+        plain = not there or os.path.isfile(path)
+        if plain and stream_of(path) is None:   # beside a device or a pipe nothing is made
             with open_part(os.path.realpath(path)) as part:
                 os.unlink(part.name)
     except OSError as error:

@@ -5,6 +5,7 @@ holds that.
 """
 from harness import parts
 from harness.cli import CORES
+from harness.files import stream_of
 
 import argparse
 import math
@@ -79,9 +80,16 @@ def folder(value):
 
 
 def new_file(value):
-    """A file to write: no folder stands at its name, and no file where a folder of its path should be."""
+    """A file to write: no folder stands at its name, and no file where a folder of its path should be.
+
+    Nor a pipe, whose reader one would wait for, a socket or a device, but for our own streams and /dev/null."""
     if os.path.isdir(text(value)) or value.endswith(os.sep):
         raise argparse.ArgumentTypeError(f"{value} is a folder, the name of a file is expected")
+    there, stream = os.path.exists(value), stream_of(value) is not None
+    if stream and not there:
+        raise argparse.ArgumentTypeError(f"{value} is not open")
+    if there and not (stream or os.path.isfile(value) or value == os.devnull):
+        raise argparse.ArgumentTypeError(f"{value} is a pipe, a socket or a device, the name of a file is expected")
     return below_folders(value)
 
 
@@ -96,7 +104,7 @@ def below_folders(value):
     if not value.strip():
         raise argparse.ArgumentTypeError("is blank: give a name")
     for above in Path(value).parents:
-        if above.exists() and not above.is_dir():
+        if os.path.exists(above) and not os.path.isdir(above):
             raise argparse.ArgumentTypeError(f"{value}: {above} is a file, not a folder")
     return value
 

@@ -1,4 +1,5 @@
 """What a run tells of its steps: a line of metrics.jsonl each, and a bar. Process 0 alone tells."""
+from harness.files import named
 from harness.folder import METRICS
 
 import json
@@ -38,7 +39,7 @@ class Metrics:
         if val_loss is not None:
             row["val_loss"] = val_loss
         if self.lead:
-            with open(self.out / METRICS, "a") as file:
+            with named(self.out / METRICS), open(self.out / METRICS, "a") as file:
                 file.write(json.dumps(row) + "\n")
         self.bar.set_postfix_str(f"loss {loss:.3f} · {rate:,.0f} tokens/s")
         self.bar.update()

@@ -1,6 +1,7 @@
 """Reports of both benchmarks: the frame of the JSON line, and what is printed for people."""
 from harness.samples import as_json
 
+import json
 import platform
 from collections import Counter
 
@@ -18,6 +19,15 @@ def framed(benchmark, source, figures, settings) -> dict:
     return title_of(benchmark, source) | figures | {
         "python": platform.python_version(), "numpy": np.__version__,
         "checkpoint": (settings or {}).get("checkpoint"), "settings": settings}
+
+
+def conclude(report, write, *verdicts):
+    """Write the verdicts, write(*verdicts), and print the report as the last line: also where the
+    disk is full, because both are hours of work."""
+    try:
+        write(*verdicts)
+    finally:
+        print(json.dumps(report))
 
 
 def tell_if_near_zero(rate):

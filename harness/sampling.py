@@ -12,7 +12,7 @@ import re
 import sys
 from pathlib import Path
 
-DEFAULTS = dict(max_new_tokens=128, temperature=0.2, top_p=0.95, seed=0)
+DEFAULTS = dict(max_new_tokens=128, temperature=0.2, top_p=0.95, seed=0, num_samples=1)
 
 
 def parser(description):
@@ -26,8 +26,9 @@ def parser(description):
                    "input; without it the multi-turn session starts")
     p.add_argument("--prompt_file", type=flags.file, help="continue the text of this file")
     p.add_argument("--continue", dest="continued", action="store_true",
-                   help="open the last session with this model, with its settings")
-    p.add_argument("--num_samples", type=flags.whole(1, 10 ** 6), default=1,
+                   help="open the last session with this model, with its settings (the newest "
+                        f"{transcript.KEPT} of a model are kept)")
+    p.add_argument("--num_samples", type=flags.whole(1, 10 ** 6),
                    help="samples of the prompt (default 1)")
     p.add_argument("--max_new_tokens", type=flags.whole(1, 10 ** 6),
                    help="tokens to sample at most (default 128)")
@@ -70,6 +71,7 @@ def trace_flags(p):
                         "before all second ones (default 40)")
 
 
+OF_SAMPLES = "temperature", "top_p"     # the settings of a sample file that --samples shows
 PAGE = b"<!doctype html>\n<!-- a trace page of sample.py -->"      # how runs/trace.html begins
 
 
@@ -84,6 +86,7 @@ def parse_args(description, argv=None):
     if len(prompts) > 1:
         p.error("give one of --prompt, --prompt_file and --continue")
     try:
+        check_heeded(args)
         check_trace(args)
     except (ValueError, OSError) as error:
         p.error(str(error))
@@ -95,9 +98,38 @@ def parse_args(description, argv=None):
             p.error(f"--continue: {error}")
     before = args.opened[1]["settings"] if args.opened else {}
     for name, default in DEFAULTS.items():
-        if getattr(args, name) is None:
+        if getattr(args, name) is None and not (args.samples and name in OF_SAMPLES):
             setattr(args, name, before.get(name, default))
     return args
+
+
+def check_heeded(args):
+    """ValueError for a flag that the command would not heed."""
+    if args.plan or args.model or args.topology:
+        what, names = "--plan samples nothing", ("prompt_file", "continue", "stop", "seed")
+    elif args.samples:
+        what = "--samples shows what is in a file"
+        names = "num_samples", "max_new_tokens", "stop", "seed"
+    elif not (args.prompt or args.prompt_file):
+        what = "the session makes one answer a turn (/n 5 makes five) and ends it by its own rule"
+        names = "num_samples", "stop"
+    else:
+        return
+    values = vars(args) | {"continue": args.continued}
+    missing = lambda value: value is None or value is False or value == []        # 0 is a seed
+    unheeded = [f"--{name}" for name in names if not missing(values[name])]
+    if unheeded:
+        raise ValueError(f"{what}: leave out {', '.join(unheeded)}")
+
+
+def remark(args, config, tokens):
+    """Lines on standard error of what may surprise in the samples of a prompt of so many tokens."""
+    if args.num_samples > 1 and (args.temperature == 0 or args.top_p == 0):
+        print(f"# greedy: all {args.num_samples} samples are the same", file=sys.stderr)
+    room = config.block_size - tokens
+    if 0 < room < args.max_new_tokens:
+        print(f"# the context holds {config.block_size} tokens: behind the prompt's {tokens} there "
+              f"is room for {room} of --max_new_tokens {args.max_new_tokens}", file=sys.stderr)
 
 
 def check_trace(args):

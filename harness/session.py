@@ -195,7 +195,7 @@ class Session:
         self.turns, self.n = [], 1          # the history; answers that are made at each turn
         self.choices = []                   # where several were made: those that differ
         self.lines = []                     # of a file of turns, still to be said
-        self.saved, self.file = set(), None
+        self.saved, self.file, self.held = set(), None, None
         self.live = sys.stdin.isatty()
         self.terminal = Terminal(COMMANDS) if self.live else None
         self.compiled = False               # whether an answer was made before
@@ -220,6 +220,9 @@ class Session:
         if self.live or self.args.opened:       # a pipe leaves what it prints, and no more
             with contextlib.suppress(RuntimeError):
                 self.file = transcript.new_file(self.args.ckpt)
+                if gone := transcript.remove_old(self.args.ckpt):
+                    print(f"(the newest {transcript.KEPT} transcripts of this model are kept, "
+                          f"{gone} older removed)", file=sys.stderr)
         if self.args.opened:
             before, record = self.args.opened
             self.turns, self.n = record["turns"], record["settings"]["n"]
@@ -287,6 +290,7 @@ class Session:
             settings |= dict(temperature=self.chat.temperature, top_p=self.chat.top_p, n=self.n)
             try:
                 transcript.write(self.file, self.args.ckpt, self.turns, settings)
+                self.held = transcript.hold(self.file)
             except OSError as error:
                 print(f"error: no transcript: {error}", file=sys.stderr)
                 self.file = None

@@ -3,11 +3,14 @@
     ~/.cache/codegen/sessions/out-20261128-143005-4f1a0c.json    of --ckpt out, from the first turn
                                                                  on written after every turn
 
-A session that goes on with an earlier one (--continue) has a file of its own again."""
+A session that goes on with an earlier one (--continue) has a file of its own again. Of each model's
+the newest hundred are kept, and any that the user has given another name."""
 from harness.files import read_json, replace_file
 from harness.problems import PREFIX
 from harness.terminal import our_folder
 
+import contextlib
+import fcntl
 import json
 import os
 import re
@@ -15,6 +18,8 @@ import secrets
 import time
 from pathlib import Path
 
+KEPT = 100          # transcripts of a model
+NAME = re.compile(r".+-\d{8}-\d{6}-[0-9a-f]{6}\.json", re.DOTALL)     # as new_file gives it
 COUNT = (0, 2 ** 53)
 TURN = {            # one turn of a session
     "said": str,            # what it added to the history: the line, as a comment
@@ -87,13 +92,51 @@ def read(file) -> dict:
 def newest(ckpt):
     """The last transcript of sessions with this model that holds a turn -> (file, record).
     ValueError where there is none."""
-    folder, model = our_folder() / "sessions", os.path.realpath(ckpt)
-    files = [f for f in folder.glob("*.json") if f.name.startswith(f"{stem(ckpt)}-")]
-    for file in sorted(files, key=lambda f: f.stat().st_mtime_ns, reverse=True):
+    for file in files_of(ckpt):
         try:
             record = read(file)
         except ValueError as error:
             raise ValueError(f"{error}; remove it to open the one before") from None
-        if record["ckpt"] == model and record["turns"]:
+        if record["ckpt"] == os.path.realpath(ckpt) and record["turns"]:
             return file, record
-    raise ValueError(f"{folder} holds no session with {ckpt}")
+    raise ValueError(f"{our_folder() / 'sessions'} holds no session with {ckpt}")
+
+
+def files_of(ckpt) -> list:
+    """The transcripts whose names begin as this model's do, the last written first."""
+    found = []
+    for file in (our_folder() / "sessions").glob("*.json"):
+        if file.name.startswith(f"{stem(ckpt)}-"):
+            with contextlib.suppress(OSError):      # another session has just removed it
+                found.append((file.stat().st_mtime_ns, file))
+    return [file for _, file in sorted(found, reverse=True)]
+
+
+# ---- those that go -------------------------------------------------------------------------------
+
+def hold(file):
+    """A transcript, open: as long as it is, no other session removes it."""
+    held = open(file, "rb")
+    with contextlib.suppress(OSError):      # a disk that knows no locks: there none is removed
+        fcntl.flock(held, fcntl.LOCK_SH)
+    return held
+
+
+def remove_old(ckpt) -> int:
+    """Remove this model's transcripts but for the newest KEPT -> how many went. One that a session
+    holds stays, and one that is damaged or that the user has named."""
+    files, model = files_of(ckpt), os.path.realpath(ckpt)
+    if len(files) <= KEPT:
+        return 0
+    seen = removed = 0
+    for file in filter(lambda f: NAME.fullmatch(f.name), files):
+        with contextlib.suppress(ValueError, OSError):
+            if read(file)["ckpt"] != model:     # another model of that name
+                continue
+            seen += 1
+            if seen > KEPT:
+                with open(file, "r+b") as unheld:
+                    fcntl.flock(unheld, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    file.unlink()
+                removed += 1
+    return removed

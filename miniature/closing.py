@@ -27,7 +27,7 @@ def closing(out, val, limit=20):
     # A process of its own, because what runs model-written code never shares one with the trainer.
     command = [
         sys.executable, PROJECT / "mtpb.py", "run",
-        "--problems", PROJECT / "miniature" / "mtpb.jsonl", "--ckpt", out, "--out", samples,
+        "--problems", PROJECT / "miniature" / "mtpb.jsonl", f"--ckpt={out}", f"--out={samples}",
         "--n", "1", "--temperature", "0", "--limit", str(limit)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as run:
         try:

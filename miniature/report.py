@@ -655,11 +655,11 @@ first that fails.
 
 ```
 pip install -r requirements.txt matplotlib
-bash miniature/run.sh --quick     # two sizes, report in out-quick/
-bash miniature/run.sh             # four sizes, report in miniature/
+bash miniature/run.sh
 ```
 
-An interrupted run goes on where it was. `python miniature/report.py` draws this page again.
+With `--quick` behind it there are two sizes and the report goes to `out-quick/`. An interrupted run
+goes on where it was. `python miniature/report.py` draws this page again.
 """
 
 

@@ -1,4 +1,5 @@
 """What train.py says before its first step and after its last."""
+from harness.cli import pasted
 from harness.hosts import say
 
 import re
@@ -20,7 +21,9 @@ def announce(args, config, hyper, steps, data, source, meta, note):
     if source:
         resumed = args.init_from == "resume"
         say(f"from {source}, " + (f"step {meta['step']}" if resumed else "weights alone"))
-    say(*filter(None, [note, *remarks(args, config, hyper, steps, meta)]))
+    unseen = "the data has no validation split: no val_loss is measured"
+    asked = args.eval_every and not data.meta["sequences"]["val"]
+    say(*filter(None, [note, asked and unseen, *remarks(args, config, hyper, steps, meta)]))
 
 
 # ---- after ---------------------------------------------------------------------------------------
@@ -42,7 +45,7 @@ def conclude(run, signal, source):
             from miniature.closing import closing
             closing(run.out, run.val_loss)
         for i, (command, what) in enumerate(next_commands(run.out, run.data)):
-            print(f"{'' if i else 'next:':7}{command}   # {what}")
+            print(f"{'' if i else 'next: '}{what}:\n    {command}")    # zsh takes no # behind it
 
 
 AFTER = {"nl": "multi", "multi": "mono"}    # corpus -> the one that the paper goes on with
@@ -51,7 +54,7 @@ AFTER = {"nl": "multi", "multi": "mono"}    # corpus -> the one that the paper g
 def next_commands(out, data):
     """What one may want to do with the model in the folder `out` that was trained on `data`
     -> [(command, what it does)]."""
-    ckpt, kind = shlex.quote(str(out)), data.meta.get("miniature")
+    ckpt, kind = pasted(out), data.meta.get("miniature")
     name, *dial = (kind or "").partition("@")
     if name in AFTER:
         new = "".join([AFTER[name], *dial])
@@ -60,7 +63,7 @@ def next_commands(out, data):
     turns = f"python sample.py --ckpt {ckpt}"
     commands = [(turns, "say what you want, turn by turn")]
     if kind:
-        page = shlex.quote(str(out / "trace.html"))
+        page = pasted(out / "trace.html")
         return [*commands, (f"{turns} --trace {page}", "and see each token's rivals on a page")]
     if prompt := opening(data):
         commands.insert(0, (f"{turns} --prompt {shlex.quote(prompt)}", "a line of your files"))

@@ -8,6 +8,7 @@ from harness.devices import find_devices
 from harness.files import check, find_benchmark, read_lines, replace_file
 from harness.folder import find_checkpoint, fingerprint
 from harness.problems import read_humaneval
+from harness.sampling import DEFAULTS, OF_SAMPLES
 from harness.spans import tokens_in
 from harness.transcript import program
 
@@ -302,11 +303,15 @@ def main(args):
 
 
 def settings_of(args):
-    """The settings of a sample file; args takes temperature and top_p from them. {} without any."""
+    """The settings of a sample file; args takes temperature and top_p from them. {} without any.
+    ValueError for a flag that says otherwise."""
     settings = samples.settings_of(parts.files_of(args.samples)[0]) or {}
     check(settings, {"temperature?": float, "top_p?": float}, f"{args.samples}.json: ")
-    for name in ("temperature", "top_p"):
-        setattr(args, name, settings.get(name, getattr(args, name)))
+    for name in OF_SAMPLES:
+        kept, given = settings.get(name), getattr(args, name)
+        if None not in (kept, given) and kept != given:
+            raise ValueError(f"{args.samples} was sampled with {name} {kept}: leave out --{name}")
+        setattr(args, name, next(x for x in (kept, given, DEFAULTS[name]) if x is not None))
     return settings
 
 
@@ -323,8 +328,9 @@ def read_samples(path, problems):
     multi = "prompts_completions" in records[0][1]
     tell = tell_program if multi else partial(
         tell_function, read_humaneval(problems or find_benchmark("HumanEval.jsonl.gz")))
+    verdicts = verdicts_on(files, [r for _, r in records])
     talks, count, cases = [], Counter(), defaultdict(list)
-    for (where, r), verdict in zip(records, verdicts_on(files, len(records))):
+    for (where, r), verdict in zip(records, verdicts):
         told = tell(where, r)
         given, case = samples.as_json(r.get("input")), cases[name := str(r.get("id"))]
         case += [given] * (given not in case)
@@ -356,11 +362,18 @@ def tell_function(problems, where, record):
     return [("", problems[record["task_id"]]["prompt"], record["completion"])]
 
 
-def verdicts_on(files, count):
+def verdicts_on(files, records):
     """The verdicts that `score` left beside sample files, one a sample; {} each where there are
-    none, or those of other samples."""
+    none, or those of other samples, which is said."""
     path = Path(samples.results_path(parts.whole_of(files[0])))
-    found = [v for _, v in read_lines(path)] if path.is_file() else []
-    if len(found) != count or any(type(v.get("passed")) is not bool for v in found):
-        return [{}] * count
+    if not path.is_file():
+        return [{}] * len(records)
+    found = [v for _, v in read_lines(path)]
+    # HumanEval's verdicts hold the whole sample, MTPB's the number of its problem.
+    both = lambda v, r: v.keys() & r.keys() - {"passed", "result"}
+    same = lambda v, r: all(str(v[key]) == str(r[key]) for key in both(v, r))
+    fits = len(found) == len(records) and all(map(same, found, records))
+    if not fits or any(type(v.get("passed")) is not bool for v in found):
+        print(f"{path} holds verdicts on other samples: the page shows none", file=sys.stderr)
+        return [{}] * len(records)
     return [dict(passed=v["passed"], verdict=visible(str(v.get("result")))) for v in found]

@@ -2,7 +2,10 @@
 
 Most tests run a small script of their own beside a copy of harness/: it sends itself the signal at the moment in question.
 """
+from harness.cli import pasted
+
 import ast
+import os
 import shutil
 import subprocess
 import sys
@@ -173,3 +176,16 @@ def test_scripts_import_harness_first(name):
     body = ast.parse((ROOT / f"{name}.py").read_text(encoding="utf-8")).body
     first = next(node for node in body if isinstance(node, (ast.Import, ast.ImportFrom)))
     assert isinstance(first, ast.ImportFrom) and first.module.split(".")[0] == "harness"
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh"])
+def test_a_path_in_a_command_that_we_print_is_that_path_in_a_shell(shell):
+    """Whatever its name: what is printed commands no terminal, and is one line."""
+    if not shutil.which(shell):
+        pytest.skip(f"no {shell} here")
+    for name in ("out", "o 1", "it's", "-x", "=ls", "~", "*", "$HOME", "a\nb", "\x1b[2J!!", os.fsdecode(b"\xff'\\"), "名"):
+        word = pasted(name)
+        assert word.isprintable() and word == word.strip() != ""
+        done = subprocess.run([shell, "-c", f"printf %s {word}"], capture_output=True)
+        assert done.stdout.removeprefix(b"./") == os.fsencode(name)
+        assert not done.stdout.startswith(b"-")

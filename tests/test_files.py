@@ -120,6 +120,32 @@ def test_a_link_stays_a_link_and_a_pipe_a_pipe(tmp_path):
     os.close(reader)
 
 
+def test_what_goes_into_a_stream_of_ours_stands_between_what_was_printed(tmp_path, capfd):
+    """Whether that is a pipe or a file, which is then not replaced: what else is printed would be lost."""
+    for open_at in (os.pipe, lambda: (None, os.open(tmp_path / "log", os.O_CREAT | os.O_WRONLY))):
+        reader, writer = open_at()
+        os.write(writer, b"before\n")
+        for root in ("/dev/fd", "/proc/self/fd"):
+            files.check_writable(f"{root}/{writer}")
+            files.replace_file(f"{root}/{writer}", b"between\n")
+        os.write(writer, b"behind\n")
+        os.close(writer)
+        whole = os.read(reader, 100) if reader else (tmp_path / "log").read_bytes()
+        assert whole == b"before\nbetween\nbetween\nbehind\n"
+    assert os.listdir(tmp_path) == ["log"]
+    print("before")
+    files.replace_file("/dev/stdout", b"between\n")
+    assert capfd.readouterr().out == "before\nbetween\n"
+
+
+def test_what_is_replaced_stays_as_private_as_it_was(tmp_path):
+    for mode in (0o600, 0o640):
+        (tmp_path / "x").touch()
+        (tmp_path / "x").chmod(mode)
+        files.replace_file(tmp_path / "x", b"new")
+        assert (tmp_path / "x").stat().st_mode & 0o777 == mode
+
+
 def test_writability_is_found_out_without_touching_anything(tmp_path, monkeypatch):
     (tmp_path / "old").write_bytes(b"results")
     (tmp_path / "samples").write_bytes(b"samples")
@@ -305,3 +331,17 @@ def test_a_fingerprint_of_large_weights_reads_pieces_of_them(tmp_path):
         seen.add(folder.fingerprint(tmp_path))
     (tmp_path / "README.md").write_text("nothing of the model")
     assert folder.fingerprint(tmp_path) in seen and len(seen) == 4
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_what_no_sample_can_be_written_to_is_found_out_before_a_model_is_read(there, tmp_path, monkeypatch):
+    path, before = tmp_path / "a" / "b" / "s.jsonl", state(tmp_path)
+    samples.check_resumable(path, SETTINGS)
+    sealed = path if there else tmp_path
+    if there:
+        sample(path, SETTINGS, [RECORD])
+        before = state(tmp_path)
+    monkeypatch.setattr(files.os, "access", lambda name, mode: Path(name) != sealed)
+    with pytest.raises(ValueError, match=f"{sealed.name}.*choose another --out"):
+        samples.check_resumable(path, SETTINGS)
+    assert state(tmp_path) == before

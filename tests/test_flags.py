@@ -6,6 +6,8 @@ from harness import flags
 
 import argparse
 import importlib
+import os
+import socket
 
 import pytest
 
@@ -78,3 +80,19 @@ def test_paths(tmp_path):
         for name in bad:
             with pytest.raises(argparse.ArgumentTypeError):
                 kind(str(tmp_path / name) if name else "")
+
+
+def test_a_file_to_write_is_none_that_one_waits_for(tmp_path, monkeypatch):
+    """A pipe, a socket, a device: refused in every command, because all have the one type. Our own streams are taken, and
+    a name that is too long is left to who writes there."""
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to("pipe")
+    server = socket.socket(socket.AF_UNIX)
+    monkeypatch.chdir(tmp_path)     # because the name of a socket is short
+    server.bind("socket")
+    for bad in ("pipe", "link", "socket", "/dev/zero", "/dev/full", "/dev/fd/77777"):
+        with pytest.raises(argparse.ArgumentTypeError):
+            flags.new_file(bad)
+    for good in ("/dev/null", "/dev/stdout", "/dev/stderr", "/dev/fd/1", "x" * 300 + "/y"):
+        assert flags.new_file(good) == good
+    server.close()

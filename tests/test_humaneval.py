@@ -20,6 +20,7 @@ import programs
 import pytest
 
 import humaneval
+import mtpb
 from humaneval import check_all, check_correctness, estimate_pass_at_k
 
 ROOT = Path(__file__).parents[1]
@@ -782,6 +783,29 @@ def test_earlier_results_outlive_every_score_that_does_not_end(tmp_path, monkeyp
     assert (
         results.read_text() == "earlier\n" and sorted(p.name for p in tmp_path.iterdir()) == before
     )
+
+
+@pytest.mark.parametrize("script", [humaneval, mtpb])
+def test_a_report_is_printed_also_where_its_results_cannot_be_written(
+    script, tmp_path, monkeypatch, capsys
+):
+    """A disk that is full at the end of hours of work takes none of the figures away."""
+    if script is humaneval:
+        problems, record = official_problems(), {"task_id": "HumanEval/0", "completion": "    pass\n"}
+    else:
+        problems = mtpb.read_problems(files.find_benchmark("mtpb.jsonl"))
+        given, gold = problems[0]["cases"][0]
+        record = {"id": problems[0]["id"], "input": given, "completions": "print(1)"}
+    path = write_lines(tmp_path / "s.jsonl", [record])
+
+    def full(descriptor):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(files.os, "fsync", full)
+    with pytest.raises(OSError, match="No space left .*s_results.jsonl"):
+        script.score(problems, [path], workers=1)
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["programs"] == 1
+    assert os.listdir(tmp_path) == ["s.jsonl"]
 
 
 def test_results_go_where_they_are_wanted_and_never_over_their_input(tmp_path):

@@ -280,6 +280,23 @@ def test_the_language_of_a_record_by_its_name_or_its_files(tmp_path):
     assert len(read(path)[0]) == 10
 
 
+def test_a_language_key_without_a_prefix_would_not_be_heeded(tmp_path):
+    shared = ["--input", str(tmp_path), "--out", "o", "--language_key", "lang"]
+    read_flags = lambda *words: TextFiles.of(data.parser().parse_args([*words, *shared]))
+    assert read_flags("prepare", "--language_prefix").language_key == "lang"
+    for words in (["prepare"], ["train-bpe", "--vocab_size", "300"]):
+        with pytest.raises(ValueError, match="--language_key is for --language_prefix"):
+            read_flags(*words)
+
+
+def test_a_vocabulary_that_cannot_be_written_is_not_learned(tmp_path, monkeypatch):
+    monkeypatch.setattr("harness.files.os.access", lambda name, mode: False)
+    (tmp_path / "a.py").write_text("a" * 99)
+    with pytest.raises(ValueError, match="nothing can be written in"):
+        data.main(["train-bpe", "--input", str(tmp_path), "--vocab_size", "300", "--out",
+                   str(tmp_path / "no" / "x.tiktoken")])
+
+
 @pytest.mark.parametrize("filters, dropped", [
     ("code", {"average_line": 1, "longest_line": 1, "digits": 1}), ("prose", {"digits": 1}),
     ("none", {})])

@@ -1,5 +1,7 @@
 """Laws of sampling: the nucleus against a NumPy loop, rows that do not see their batch, stop rules, commands."""
 
+from harness import sampling
+
 import dataclasses
 import json
 import re
@@ -7,6 +9,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -374,3 +377,23 @@ def test_help_and_a_wrong_flag_do_not_wait_for_jax():
     for args in (["--help"], ["--nonsense"]):
         done = subprocess.run([sys.executable, "-X", "importtime", ROOT / "sample.py", *args], capture_output=True, text=True)
         assert "numpy" in done.stderr and not re.search(r"\bjax\b", done.stderr)
+
+
+@pytest.mark.parametrize("flags, words", [
+    ([], []), (["--num_samples", "3", "--temperature", "0"], ["all 3 samples are the same"]), (["--top_p", "0"], []),
+    (["--max_new_tokens", "29"], ["room for 28 of"]), (["--max_new_tokens", "28"], [])])
+def test_what_may_surprise_in_samples_is_said(flags, words, capsys):
+    """Of a context of 128 tokens and a prompt of 100."""
+    args = sample.parse_args(["--ckpt", "x", "--prompt", "y", "--max_new_tokens", "9", *flags])
+    sampling.remark(args, CONFIG, 100)
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == len(words) and all(word in line for word, line in zip(words, said))
+
+
+def test_what_may_surprise_in_a_benchmarks_samples_is_said_before_them(capsys):
+    from runs.sampling import remark
+    for args, words in ((dict(max_new_tokens=65), "a completion has 64"), (dict(temperature=0, n=2), "greedy: all 2"),
+                        (dict(temperature=0, n=1), ""), (dict(n=9), "")):
+        remark(SimpleNamespace(**dict(temperature=0.2, top_p=0.95, n=1) | args), CONFIG)
+        said = capsys.readouterr().out
+        assert words in said and bool(said) == bool(words)

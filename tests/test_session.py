@@ -313,6 +313,47 @@ def test_a_transcript_that_no_session_of_ours_wrote_is_refused_in_a_line(home):
         transcript.read(file)
 
 
+def test_the_newest_transcripts_of_a_model_are_kept_and_what_is_somebodys(typed, home, capsys, monkeypatch):
+    """One that is held, named by its owner, damaged, of another folder of that name or of another model stays."""
+    monkeypatch.setattr(transcript, "KEPT", 3)
+    sessions = home / ".cache/codegen/sessions"
+
+    def written(age, name=None, ckpt="model"):
+        file = sessions / name if name else transcript.new_file(ckpt)
+        transcript.write(file, ckpt, *kept())
+        os.utime(file, (10 ** 9 - age,) * 2)
+        return file
+    for path in ("other", "elsewhere/model"):
+        Path(path).mkdir(parents=True)
+    old, new = [written(age) for age in range(10, 15)], [written(age) for age in range(3)]
+    stay = [*new, written(20, "model-my best one.json"), written(20, ckpt="elsewhere/model"), written(20, ckpt="other")]
+    stay.append(written(20, "model-20261128-143005-0a1b2c.json"))
+    stay[-1].write_text("damaged")
+    os.utime(stay[-1], (1, 1))
+    args = sample.parse_args(["--ckpt", "model", "--continue"])
+    with transcript.hold(old[2]):
+        typed([], Echo(), args)
+    assert {*sessions.iterdir()} == {*stay, old[2]} and args.opened[0] == new[0]
+    assert capsys.readouterr().err == "(the newest 3 transcripts of this model are kept, 4 older removed)\n"
+    typed([], Echo())
+    assert {*sessions.iterdir()} == {*stay} and "1 older removed" in capsys.readouterr().err
+    typed([], Echo())
+    assert not capsys.readouterr().err
+
+
+def test_a_session_holds_its_transcript_as_long_as_it_lasts(typed, home, monkeypatch):
+    """Also the one that was written last: another session that begins meanwhile, with none to keep, leaves it."""
+    monkeypatch.setattr(transcript, "KEPT", 0)
+    left = []
+
+    class Meanwhile(Echo):
+        def turn(self, *args):
+            left.append(transcript.remove_old("model"))
+            return super().turn(*args)
+    typed(["one", "two", "/undo", "three"], Meanwhile())
+    assert left == [0, 0, 0] and transcript.remove_old("model") == 1
+
+
 def kept(**change):
     """A turn and the settings, as a transcript keeps them."""
     turn = dict.fromkeys(transcript.TURN, 0) | dict(said="# a\n", made="x", reason="stop") | change

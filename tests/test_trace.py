@@ -285,6 +285,49 @@ def test_sample_files_of_both_benchmarks(ckpt, tmp_path):
             command("--ckpt", ckpt, "--trace", path, "--samples", file, "--problems", problems)
 
 
+def test_verdicts_on_other_samples_are_shown_on_no_page_and_this_is_said(tmp_path, capsys):
+    """Of a file that was sampled anew, and not yet scored."""
+    file, results = str(tmp_path / "s.jsonl"), tmp_path / "s_results.jsonl"
+    records = [{"task_id": f"T/{i}", "completion": f"x{i}"} for i in range(2)]
+    passed = lambda record: json.dumps(record | dict(passed=True, result="passed")) + "\n"
+    scored = lambda records: results.write_text("".join(map(passed, records)))
+    assert trace.verdicts_on([file], records) == [{}, {}] and not capsys.readouterr().err
+    scored(records)
+    assert [v["passed"] for v in trace.verdicts_on([file], records)] == [True, True]
+    for others in (records[::-1], records[:1], [records[0] | dict(completion="y"), records[1]]):
+        scored(others)
+        assert trace.verdicts_on([file], records) == [{}, {}] and capsys.readouterr().err.count("\n") == 1
+
+
+@pytest.mark.parametrize("args, words", [
+    (["--num_samples", "1"], "leave out --num_samples"), (["--stop", "x"], "leave out --stop"),
+    (["--continue", "--stop", "x"], "leave out --stop"), (["--plan", "--continue"], "leave out --continue"),
+    (["--plan", "--prompt_file", __file__], "leave out --prompt_file"),
+    (["--trace", "t.html", "--samples", __file__, "--seed", "0", "--stop", "x"], "leave out --stop, --seed")])
+def test_a_flag_that_would_not_be_heeded_is_refused(args, words, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as left:
+        sample.parse_args(["--ckpt", "x", *args])
+    said = capsys.readouterr().err
+    assert left.value.code == 2 and words in said and said.count("\n") == 1
+
+
+def test_a_sample_file_has_its_own_temperature(tmp_path, monkeypatch):
+    """A flag that says otherwise is refused; where the file says nothing it counts."""
+    monkeypatch.chdir(tmp_path)
+    Path("s.jsonl").touch()
+    read = lambda *more: sample.parse_args(["--ckpt", "x", "--trace", "t.html", "--samples", "s.jsonl", *more])
+    for kept, flags, want in ((0.8, [], 0.8), (0.8, ["--temperature", "0.8"], 0.8), (0, [], 0), (None, [], 0.2),
+                              (None, ["--temperature", "1"], 1)):
+        Path("s.jsonl.json").write_text(json.dumps(dict(temperature=kept)))
+        args = read(*flags)
+        trace.settings_of(args)
+        assert (args.temperature, args.top_p) == (want, 0.95)
+    Path("s.jsonl.json").write_text(json.dumps(dict(temperature=0.8)))
+    with pytest.raises(ValueError, match="sampled with temperature 0.8"):
+        trace.settings_of(read("--temperature", "0.2"))
+
+
 def test_nothing_but_an_earlier_page_is_replaced(tmp_path, capsys, monkeypatch):
     """And a page that cannot be, is refused as the flags are read, before a model is."""
     mine, page = tmp_path / "mine.html", tmp_path / "t.html"
