@@ -118,6 +118,8 @@ def check_heeded(args):
     values = vars(args) | {"continue": args.continued}
     missing = lambda value: value is None or value is False or value == []        # 0 is a seed
     unheeded = [f"--{name}" for name in names if not missing(values[name])]
+    if args.num_samples == 1:       # as it is
+        unheeded = [flag for flag in unheeded if flag != "--num_samples"]
     if unheeded:
         raise ValueError(f"{what}: leave out {', '.join(unheeded)}")
 
