@@ -162,7 +162,10 @@ def row_keys(seed, sample_ids, positions):
 # ---- prefill and the decode loop -----------------------------------------------------------------
 # Neither prefill nor decode writes into the cache, because XLA copies all of what one program both
 # reads and writes. What they compute, keys and values, waits in a small cache beside it, `new`, and
-# afterwards extend_cache puts it behind the rest.
+# afterwards extend_cache puts it behind the rest:
+#
+#     a row with 5 tokens, cache [ t t t t t . . . ], makes 2    new [ a b . . ]
+#     and then has 7             cache [ t t t t t a b . ]
 
 @partial(jax.jit, static_argnames=("config", "tp"))
 def prefill(params, ids, cache, logits, lengths, counts, config: Config, tp=()):
@@ -470,8 +473,7 @@ def Chats(params, config: Config, tokenizer, rows: int, temperature=0.2, top_p=0
           sample_ids=None):
     """Rows that talk as those of one Chat do. Those of a small model on a CPU are shared out to one
     Chat a core, which is faster (fast/cores.py)."""
-    small = (jax.default_backend() == "cpu" and not mesh_of(params)
-             and num_params(config) <= SMALL)
+    small = jax.default_backend() == "cpu" and not mesh_of(params) and num_params(config) <= SMALL
     parts = math.gcd(rows, CORES) if small else 1       # equal ones: each size compiles anew
     new_chat = lambda ids: Chat(params, config, tokenizer, len(ids), temperature, top_p, seed, ids)
     return Shares(new_chat, list(range(rows) if sample_ids is None else sample_ids), parts)
@@ -486,8 +488,7 @@ def generate(params, config, tokenizer, prompts, max_new_tokens=128, temperature
 
     Row b's text depends on (seed, prompts[b], sample_ids[b]) and not on the rows beside it;
     sample_ids defaults to 0, 1, 2, ... stop: literal strings or a truncate rule. watch(Rows) is
-    called after each batch.
-    """
+    called after each batch."""
     sample_ids = range(len(prompts)) if sample_ids is None else sample_ids
     rows, out = list(zip(prompts, sample_ids, strict=True)), []
     size = min(batch_size, len(rows)) or 1
@@ -508,8 +509,7 @@ def prompt_logprob(params, config, tokenizer, texts, spans=None):
 
     The first token is predicted from end of text. spans: for each text the (start, end) character
     ranges that count, all of it by default; a token counts when it begins in one. A text longer
-    than the context keeps its newest tokens. Perplexity is exp(-sum / n).
-    """
+    than the context keeps its newest tokens. Perplexity is exp(-sum / n)."""
     out, mesh = [], mesh_of(params)
     together = fill(1, mesh)                    # a text for each copy of the model
     for start in range(0, len(texts), together):
