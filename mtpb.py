@@ -48,7 +48,7 @@ def read_problems(path):
         cases             both, at most 100   [({"x": 3}, 4), ({"x": 5}, 6), ...]
         max_gen_length    tokens that an answer may have; MAX_GEN_LENGTH where it is not there
 
-    ValueError names the line, the problem and what is wrong, as a template that does not fill."""
+    ValueError names the line, the problem and what is wrong: a template that does not fill, ..."""
     return read_mtpb(path)
 
 
@@ -61,8 +61,8 @@ def fill(problem, case):
 # ---- conversations -------------------------------------------------------------------------------
 
 def asks(problem, case, mode):
-    """What is asked in each turn: "# prompt\\n", turn by turn, or in single mode all of them at
-    once."""
+    """What is asked in each turn: ["# p0\\n", "# p1\\n", ...], in single mode all in one turn:
+    ["# p0\\n# p1\\n..."]."""
     comments = [f"# {prompt}\n" for prompt in fill(problem, case)]
     return comments if mode == "multi" else ["".join(comments)]
 
@@ -84,8 +84,8 @@ def converse(problem, rows, mode, chat, stop):
         turn 1                  "\\n\\n" "# p1\\n"                 a1      (it remembers the rest)
         the program             PREFIX "# p0\\n" a0 "\\n\\n" "# p1\\n" a1 "\\n\\n"
 
-    The answers are cut by the released truncation rule in both modes (what the paper did in
-    single-turn mode was not released); a single answer may have the tokens of all the turns.
+    stop: the released truncation rule in both modes (what the paper did in single-turn mode was not
+    released). A single answer may have the tokens of all the turns.
     """
     asked = [asks(problem, case, mode) for case, _ in rows]         # [row][turn]
     answers = [[] for _ in rows]                                    # [row][turn], so far
@@ -116,10 +116,9 @@ def generate(problems, path, settings, new_chat, logprob, stop, batch_size=64):
     """Sample every problem that the file `path` lacks and append its records.
 
     settings: dict with mode, n and what else makes a sample what it is (see samples.resume).
-    new_chat(sample_ids) -> a sample.Chats; logprob(texts, spans) as sample.prompt_logprob. A record
-    is the official sampler's (see harness/samples.py), whose gold_output is the expected value. The
-    first of each case also holds prompt_logprob: [sum of log p, tokens] of its prompts, given the
-    code of this first sample between them.
+    new_chat, logprob: as of humaneval.generate. A record is the official sampler's (see
+    harness/samples.py), whose gold_output is the expected value. The first of each case also holds
+    prompt_logprob: [sum of log p, tokens] of its prompts, given its own code between them.
     """
     mode, n = settings["mode"], settings["n"]
     ours = parts.share(list(enumerate(problems)), settings.get("part"))
@@ -212,24 +211,24 @@ def judge(said, how, expected):
     """One run -> dict: passed and passed_strict, the verdicts; result, "passed" or why not, by the
     official rules; ended, "" or why the program did not end well; printed, as text.
 
-        printed           clean end     passed     passed_strict
-        right             yes           yes        yes
-        right             crash, hang   yes        no
-        right but "lost"  yes           no         yes
-        wrong, nothing    any           no         no
+        printed             end             passed     passed_strict
+        right               clean           yes        yes
+        right               crash, hang     yes        no
+        right but "lost"    clean           no         yes
+        wrong, nothing      any             no         no
 
-    "lost" is why the official scorer would not have got hold of the value. An end is clean when it
-    is so seen from outside (`how` is "") and the program tells of no error itself: what it says can
-    make its end worse, never better.
+    What is right check_equivalence and check_strict say, each for its column. "lost" is why the
+    official scorer would not have got hold of the value, as after sys.stdout.close(). An end is
+    clean when it is so seen from outside (`how` is "") and the program tells of no error itself:
+    what it says can make its end worse, never better.
 
     said: at most one message, {"printed", "error", "lost", "end"} of harness/prints.py; how: "" or
     how the program ended badly. Both come from Worker.run in harness/outside.py.
     """
     message = said[-1] if said else {"printed": None, "error": None}
-    lost = message.get("lost", "")
-    bad_end = ending_of(message["error"], how)
-    verdict = {"passed": False, "passed_strict": False,
-               "result": bad_end or f"failed: {lost or 'nothing printed'}",
+    lost, bad_end = message.get("lost", ""), ending_of(message["error"], how)
+    why_not = lambda value: bad_end or f"failed: {lost or value}"
+    verdict = {"passed": False, "passed_strict": False, "result": why_not("nothing printed"),
                "ended": bad_end, "printed": ""}
     if message["printed"] is None:
         return verdict
@@ -238,10 +237,10 @@ def judge(said, how, expected):
     except Exception:       # the program got hold of the channel
         return verdict | {"result": "failed: an unreadable value"}
     passed = not lost and check_equivalence(printed, expected)
-    why_not = bad_end or f"failed: {lost or 'wrong value'}"
-    return {"passed": passed, "passed_strict": not bad_end and check_strict(printed, expected),
-            "result": "passed" if passed else why_not, "ended": bad_end,
-            "printed": as_text(printed)}
+    passed_strict = not bad_end and check_strict(printed, expected)
+    return verdict | {"passed": passed, "passed_strict": passed_strict,
+                      "result": "passed" if passed else why_not("wrong value"),
+                      "printed": as_text(printed)}
 
 
 def judge_all(items, timeout=TIMEOUT, workers=CORES, unsafe=False):
@@ -299,14 +298,14 @@ def grouped(problems, rates, group_of):
 
 def summarise(problems, records, verdicts, rules):
     """Pass rates, all of them means over problems as in the paper. verdicts: judge's dicts, one a
-    record."""
+    record; rules: "official" or "strict", those that `pass_rate` and the groups go by."""
     with_samples = {r["id"] for r in records}
     scored = [p for p in problems if p["id"] in with_samples]
     rates = {}      # rates["official"]["17"]: the share of problem 17's programs that pass so
     for name, field in VERDICT.items():
         rate_of = pass_rates(records, verdicts, field)
         rates[name] = {p["id"]: rate_of[p["id"]] for p in scored}       # in the problems' order
-    chosen = rates[rules]                   # {id: rate} by the rules that the report leads with
+    chosen = rates[rules]                                               # {id: rate}
     by = partial(grouped, scored, chosen)
     return {
         "rules": rules, "pass_rate": mean(chosen.values()),
@@ -357,8 +356,8 @@ def parser():
 
 def generate_command(args, path):
     problems = read_problems(path)[:args.limit]
-    marks = benchmark.take_part(args)           # before JAX is imported, which the next line does
-    from runs.sampling import load_model
+    marks = benchmark.take_part(args)     # ("part", "limit") of a divided run; it comes before JAX
+    from runs.sampling import load_model  # which imports JAX
     names = "mode", "n", "temperature", "top_p", "seed", "ckpt", *marks
     settings, *model = load_model(args, names, path, "truncate_turn")
     generate(problems, args.out, settings, *model, args.batch_size)

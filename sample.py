@@ -3,14 +3,15 @@
     python sample.py --ckpt out --prompt '# Assign 3 to "x".'      one or more samples of a prompt
     python sample.py --ckpt out                                   say what you want, turn by turn
     printf '%s\\n' 'Assign ...' 'Print ...' | python sample.py --ckpt out       turns from a pipe
-    python sample.py --ckpt out --trace page.html      and what else each token could have been
+    python sample.py --ckpt out --trace page.html     a page, too: what each token could have been
 """
 from harness import sampling
 from harness.cli import CORES, cli
 from harness.devices import check_divides, find_devices
 from harness.folder import find_checkpoint
+from harness.samples import batches
 from harness.sampling import read_prompt, unescape
-from harness.session import run_program, show_sample, talk  # noqa: F401 (for importers)
+from harness.session import show_sample, talk
 from harness.spans import tokens_in
 
 import dataclasses
@@ -57,8 +58,8 @@ from model import (
 from tpu_mesh import DATA, make_mesh
 
 # ---- where a text ends ---------------------------------------------------------------------------
-# The stop rules, all of them. Each is text -> the part that counts. No rule moves a cut when text
-# is added behind it, so a row can stop as soon as its rule cuts.
+# The stop rules, all of them. Each is text -> the part that counts. Neither truncate rule moves its
+# cut when text is added behind it, so a row can stop as soon as its rule cuts.
 
 def truncate_turn(text: str) -> str:
     """The paper's rule for one turn of MTPB (truncate in the released sampler).
@@ -82,7 +83,8 @@ def truncate_function(text: str) -> str:
 
 
 def cut_at(stops, text: str) -> str:
-    """Cut at the first of some literal strings."""
+    """Cut at the first of some literal strings. This cut can move where one holds another: "abc"
+    and "b" cut the text "ab" behind its a, but "abc" before it."""
     return text[:min((i for s in stops if (i := text.find(s)) >= 0), default=len(text))]
 
 
@@ -92,16 +94,19 @@ def top_p_filter(logits, top_p, tp=()):
     """Keep the smallest set of tokens whose probability reaches top_p, the one that crosses it
     included; the logits of all others become -inf.
 
-    logits (B, V) float32, already divided by the temperature. A token stays if the tokens strictly
-    likelier than it have less than top_p together, so equals stay or go together:
+    logits (B, V) float32, already divided by the temperature. Instead of sorting them we search for
+    `low`, the largest number such that all tokens at least so probable have top_p together. Equals
+    stay or go together. Positive floats order like their bits, and those up to 1.0 have 30, so 30
+    rounds find low, a bit each. If floats had 3 bits, and with top_p .7:
 
-        probabilities .5 .3 .2, top_p .7      .5 stays (0 before it), .3 stays (.5), .2 goes (.8)
+        bits of the probabilities    110  100  011
+        the probabilities             .5   .3   .2
+        is the first bit 1?          try 100: .5 + .3 reach .7, yes    low = 100
+        the second, too?             try 110: .5 does not, no          low = 100
+        the third?                   try 101: .5 does not, no          low = 100: .5 and .3 stay
 
-    Instead of sorting V logits we search for the largest `low` such that all that is likelier has
-    top_p or more: what is likelier than `low` stays (here low is the last float before .3, and .5
-    and .3 stay). Positive floats order like their bits, and those up to 1.0 have 30, so 30 halvings
-    find low exactly. Where tp splits the vocabulary, every round asks all ranks, and therefore
-    finds 5 bits at once.
+    Where tp splits the vocabulary every round has to ask all ranks. So it finds 5 bits at once: it
+    tries 00001 ... 11111.
     """
     top = lax.pmax(logits.max(-1, keepdims=True), tp)
     probs = jnp.exp(logits - top)
@@ -109,18 +114,17 @@ def top_p_filter(logits, top_p, tp=()):
     order = lax.bitcast_convert_type(probs, jnp.int32)          # orders as probs does, < 2^30
     digit = 5 if tp else 1                                      # bits of low that a round finds
 
-    def next_digit(i, low):     # low (B, 1): the bits found so far, the others 0, and less 1
+    def next_digit(i, low):                     # low (B, 1): the bits found so far, then zeros
         unit = 1 << (30 - digit * (i + 1))                      # what the last new bit is worth
-        marks = low + unit * jnp.arange(1, 2 ** digit)                              # (B, M)
-        above = jnp.where(order[:, None] > marks[..., None], probs[:, None], 0)     # (B, M, V)
-        enough = lax.psum(above.sum(-1), tp) >= top_p                               # (B, M)
-        # The higher a mark, the less lies above it: enough is True ... True False ... False, and
-        # the number of Trues is the digit.
+        tried = low + unit * jnp.arange(1, 2 ** digit)                              # (B, M)
+        mass = jnp.where(order[:, None] >= tried[..., None], probs[:, None], 0)     # (B, M, V)
+        enough = lax.psum(mass.sum(-1), tp) >= top_p                                # (B, M)
+        # The higher what is tried, the less mass: enough is True ... True False ... False, and the
+        # number of Trues is the digit.
         return low + unit * enough.sum(-1, keepdims=True)
 
-    # We start at -1, above which all tokens lie, and which stays where none is to go.
-    low = lax.fori_loop(0, 30 // digit, next_digit, jnp.full_like(top, -1, jnp.int32))
-    return jnp.where(order > low, logits, -jnp.inf)
+    low = lax.fori_loop(0, 30 // digit, next_digit, jnp.zeros_like(top, jnp.int32))
+    return jnp.where(order >= low, logits, -jnp.inf)
 
 
 def sample_token(keys, logits, temperature, top_p, n_vocab: int, tp=()):
@@ -157,8 +161,11 @@ def row_keys(seed, sample_ids, positions):
 
 # ---- prefill and the decode loop -----------------------------------------------------------------
 # Neither prefill nor decode writes into the cache, because XLA copies all of what one program both
-# reads and writes. The tokens that they run wait in a small cache beside it, `new`, and afterwards
-# extend_cache puts them behind the others.
+# reads and writes. What they compute, keys and values, waits in a small cache beside it, `new`, and
+# afterwards extend_cache puts it behind the rest:
+#
+#     a row with 5 tokens, cache [ t t t t t . . . ], makes 2    new [ a b . . ]
+#     and then has 7             cache [ t t t t t a b . ]
 
 @partial(jax.jit, static_argnames=("config", "tp"))
 def prefill(params, ids, cache, logits, lengths, counts, config: Config, tp=()):
@@ -194,17 +201,18 @@ def decode(params, cache, logits, lengths, done, budget, seed, sample_ids, tempe
         keys = row_keys(seed, sample_ids, lengths)
         token = sample_token(keys, logits, temperature, top_p, n_vocab, tp)          # (B,)
         token = jnp.where(done, -1, token)
-        made = token >= 0                                       # False for a row that had ended
         out = out.at[:, i].set(token)
-        done, budget = done | (token == eot), budget - made     # an eot counts in the budget,
+        # An end of text counts in the budget, but not in the text.
+        budget = budget - ~done
+        done = done | (token == eot)
+        lengths = lengths + ~done
         # The barrier ties each weight to this token: left alone, XLA makes float32 copies of
         # bfloat16 weights before the loop.
         weights = jax.tree.map(lambda w: lax.optimization_barrier((w, i))[0], params)
-        # A row that has ended runs on as padding, and writes behind its own end, where no query
-        # looks.
+        # A row that has ended runs on as padding, and writes behind its own end, where only its own
+        # padding looks.
         ids = jnp.maximum(token, 0)[:, None]                             # (B, 1)
         x, new = forward_cached(weights, ids, cache, new, cached, i, config, tp)
-        lengths = lengths + (~done & made)                      # but not in the text
         logits = head(weights, x, tp)[:, 0]
         return i + 1, out, new, logits, lengths, done | (budget <= 0), budget
 
@@ -221,8 +229,8 @@ def token_logprobs(params, ids, config: Config, tp=()):
 
 
 # ---- the same programs on a mesh -----------------------------------------------------------------
-# Rows are split over dp, heads, feed-forward and vocabulary over tp. fsdp has one rank here: a
-# weight that had to be gathered for every token would take longer than to read it.
+# Rows are split over dp; heads, feed-forward and vocabulary over tp. fsdp has one rank here: to
+# gather a weight for every token would take longer than to read it.
 
 WEIGHTS = {name: spec for name, (_, spec, _) in TABLE.items()}
 ROW = P(DATA)                   # (B, ...): ids, lengths, counts, done, budget, sample_ids
@@ -238,7 +246,7 @@ SPECS = {       # program -> how its arguments lie, how what it returns lies, th
              (ROW, CACHE, LOGITS, ROW, ROW, ROW), dict(dp=DATA, tp="tp")),
     extend_cache: ((CACHE, CACHE, ROW), CACHE, {}),
     token_logprobs: ((WEIGHTS, ROW), ROW, dict(tp="tp")),
-    transformer: ((WEIGHTS, ROW), P(DATA, None, "tp"), dict(tp="tp")),
+    transformer: ((WEIGHTS, ROW), P(DATA, None, "tp"), dict(tp="tp")),      # for runs/trace.py
 }
 
 
@@ -256,7 +264,7 @@ def fill(rows: int, mesh) -> int:
 
 @cache
 def on_mesh(program, mesh, **static):
-    """One of the programs above, with its static arguments, for a mesh; for None as it is."""
+    """One of the programs of SPECS, with its static arguments, for a mesh; for None as it is."""
     if mesh is None:
         return partial(program, **static)
     arguments, results, axes = SPECS[program]
@@ -267,10 +275,11 @@ def on_mesh(program, mesh, **static):
 
 # ---- a chat: rows of text that grow turn by turn -------------------------------------------------
 # Each size of the cache is a program of its own to compile, which takes seconds; a cache that is
-# too large is read whole for every token. So a cache has room for few tokens at first, and grows to
-# the next power of two (fast/cache.py), or at once to what a run needs (`reserve`).
+# too large is read whole for every token. So a cache has room for few tokens at first. When a turn
+# needs more, say 300 a row instead of 256, it grows to the next power of two, 512. Where all texts
+# of a run are known it grows at once to what the longest needs (`reserve`).
 
-ROOM = 256      # tokens that a new cache has room for, those of all rows together
+ROOM = 256      # tokens of all rows together, 16 a row at least, for which a new cache has room
 LOOK = 16       # tokens that the device makes before the host looks at the text again
 LOOK_LIVE = 4   # the same where somebody reads along
 
@@ -309,9 +318,8 @@ class Chat:
         self.sample_ids = list(range(rows) if sample_ids is None else sample_ids)
         self.texts = [""] * rows
         self.held = [[] for _ in range(rows)]   # the tokens whose keys and values the cache holds
-        self.least = max(16, ROOM // rows)                  # tokens of a row, in the first cache
-        self.room = min(config.block_size, self.least)      # the same, in the cache as it is now
-        self.B = fill(rows, self.mesh)                      # rows of the cache
+        self.room = min(config.block_size, max(16, ROOM // rows))   # tokens of a row in the cache
+        self.B = fill(rows, self.mesh)                              # rows of the cache
         unstacked = isinstance(params["qkv_proj"], tuple)
         self.cache = init_cache(config, self.B, self.room, unstacked, self.at(CACHE))
         self.tokens_run = 0                     # that went through the model, padding not counted
@@ -319,7 +327,7 @@ class Chat:
         self.rows = []                          # each history's Row in the last turn
 
     def at(self, spec):
-        """Where an array lies, None for one device."""
+        """How an array with this spec lies on our mesh, None for one device."""
         return self.mesh and NamedSharding(self.mesh, spec)
 
     def for_rows(self, numbers):
@@ -329,17 +337,14 @@ class Chat:
         return filled
 
     def make_room(self, tokens: int):
-        """Let every row have so many tokens, rounded up to 16, or block_size of them.
-
-        No more than is needed, because every token that is made reads the whole cache."""
+        """Let the cache hold so many tokens a row: a multiple of 16, at most block_size."""
         size = min(self.config.block_size, -(-tokens // 16) * 16)
         if size > self.room:
             self.cache, self.room = grow(self.cache, size), size
 
     def reserve(self, texts, max_new_tokens: int):
-        """Make room for the longest of these texts and its answer.
-
-        Then all chats of a run share two compiled programs."""
+        """Make room for the longest of these texts and its answer, so that all chats of a run have
+        one size of cache and share their compiled programs."""
         self.make_room(max(len(self.tokenizer.encode(t)) for t in texts) + max_new_tokens)
 
     def rewrite(self, texts):
@@ -374,17 +379,16 @@ class Chat:
             held     [ a b c d e ]      the cache has their keys and values
             ids      [ a b c x y z ]    so cached is 3, and read runs x y z
 
-        asked: tokens that the answer is to have, and has as far as the context allows."""
+        asked: tokens that the answer may have; its budget is less where the context ends before."""
         ids, context = self.tokenizer.encode(text), self.config.block_size
         if not ids:
             raise ValueError("the prompt is empty: give at least one character")
-        most = context - 1                      # tokens of history: one at least is to be made
-        if keep_newest:                         # leave what is asked, half of the context at most
-            most = context - min(asked, context // 2)
-        elif len(ids) > most:
+        # Tokens that the history leaves free: those asked for, at most half of the context; or one.
+        free = min(asked, context // 2) if keep_newest else 1
+        dropped = max(0, len(ids) + free - context)
+        if dropped and not keep_newest:
             raise ValueError(f"the prompt has {len(ids)} tokens and the context {context}: "
                              "shorten it")
-        dropped = max(0, len(ids) - most)
         ids = ids[dropped:]
         agree = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(ids, held))
         # The last token is always run: from its logits the answer's first token is drawn.
@@ -401,7 +405,7 @@ class Chat:
         self.held = [[] for _ in rows]
         need = max(len(row.ids) + row.budget for row in rows)
         if need > self.room:
-            self.make_room(bucket(need, self.least))    # twice the room: few turns compile anew
+            self.make_room(bucket(need))
         B, size = self.B, piece()
         logits = jnp.zeros((B, self.config.vocab_size), jnp.float32, device=self.at(LOGITS))
         prefill_here = on_mesh(prefill, self.mesh, config=self.config)
@@ -425,7 +429,8 @@ class Chat:
         few tokens at a time, then a look at every row."""
         lengths = self.for_rows([len(row.ids) for row in rows])
         budget = self.for_rows([row.budget for row in rows])
-        sample_ids, done = self.for_rows(self.sample_ids), budget <= 0
+        sample_ids = self.for_rows(self.sample_ids)
+        done = budget <= 0                      # True for rows that only fill the mesh up
         decode_here = on_mesh(decode, self.mesh, config=self.config, eot=self.tokenizer.eot,
                               n_vocab=self.tokenizer.n_vocab, steps=LOOK_LIVE if stream else LOOK)
         while not all(row.reason for row in rows):
@@ -461,16 +466,15 @@ class Chat:
             row.reason = "eos" if eot in row.made else "length"
 
 
-SMALL = 4_000_000       # parameters: about what the caches of a core hold
+SMALL = 4_000_000       # parameters, 16 MB: about what a CPU's own (not the KV) caches hold
 
 
 def Chats(params, config: Config, tokenizer, rows: int, temperature=0.2, top_p=0.95, seed=0,
           sample_ids=None):
     """Rows that talk as those of one Chat do. Those of a small model on a CPU are shared out to one
     Chat a core, which is faster (fast/cores.py)."""
-    small = (jax.default_backend() == "cpu" and not mesh_of(params)
-             and num_params(config) <= SMALL)
-    parts = math.gcd(rows, CORES) if small else 1       # as many as divide the rows equally
+    small = jax.default_backend() == "cpu" and not mesh_of(params) and num_params(config) <= SMALL
+    parts = math.gcd(rows, CORES) if small else 1       # equal ones: each size compiles anew
     new_chat = lambda ids: Chat(params, config, tokenizer, len(ids), temperature, top_p, seed, ids)
     return Shares(new_chat, list(range(rows) if sample_ids is None else sample_ids), parts)
 
@@ -484,20 +488,17 @@ def generate(params, config, tokenizer, prompts, max_new_tokens=128, temperature
 
     Row b's text depends on (seed, prompts[b], sample_ids[b]) and not on the rows beside it;
     sample_ids defaults to 0, 1, 2, ... stop: literal strings or a truncate rule. watch(Rows) is
-    called behind each batch.
-    """
-    sample_ids = list(range(len(prompts))) if sample_ids is None else list(sample_ids)
-    out = []
-    for i in range(0, len(prompts), batch_size):
-        some, ids = list(prompts[i:i + batch_size]), sample_ids[i:i + batch_size]
-        # The last batch is padded: all have one shape, so one compilation.
-        short = min(batch_size, len(prompts)) - len(some)
-        rows, ids = some + some[-1:] * short, ids + ids[-1:] * short
-        chat = Chats(params, config, tokenizer, len(rows), temperature, top_p, seed, ids)
+    called after each batch."""
+    sample_ids = range(len(prompts)) if sample_ids is None else sample_ids
+    rows, out = list(zip(prompts, sample_ids, strict=True)), []
+    size = min(batch_size, len(rows)) or 1
+    for batch, wanted in batches(rows, size):       # the last is filled up: `wanted` of it count
+        texts, ids = zip(*batch)
+        chat = Chats(params, config, tokenizer, size, temperature, top_p, seed, ids)
         chat.reserve(prompts, max_new_tokens)
-        out += chat.turn(rows, max_new_tokens, stop)[:len(some)]
+        out += chat.turn(texts, max_new_tokens, stop)[:wanted]
         if watch:
-            watch(chat.rows[:len(some)])
+            watch(chat.rows[:wanted])
     return out
 
 
@@ -507,9 +508,8 @@ def prompt_logprob(params, config, tokenizer, texts, spans=None):
     """Log-likelihood of each text -> [(sum of log p, number of tokens)].
 
     The first token is predicted from end of text. spans: for each text the (start, end) character
-    ranges that count, all of it by default; a token counts when its first character lies in one. A
-    text longer than the context keeps its newest tokens. Perplexity is exp(-sum / n).
-    """
+    ranges that count, all of it by default; a token counts when it begins in one. A text longer
+    than the context keeps its newest tokens. Perplexity is exp(-sum / n)."""
     out, mesh = [], mesh_of(params)
     together = fill(1, mesh)                    # a text for each copy of the model
     for start in range(0, len(texts), together):
@@ -534,17 +534,17 @@ def load(ckpt, dtype=None, mp_num=None, mesh=None):
     """A checkpoint folder, an out_dir (its newest) or a Hugging Face folder -> (config, params,
     tokenizer). Only the weights are read, one tensor at a time, each device its part.
 
-    dtype: what matrices are held and multiplied in, by default what config.json says. mp_num: of a
-    Hugging Face folder, see hf/README.md. mesh: where the model lies and all that is sampled from
-    it runs, by default one device."""
+    dtype: what matrices are held and multiplied in; by default they are held in float32 and
+    multiplied in what config.json says. mp_num: see hf/README.md. mesh: where the model lies and
+    runs, by default one device. ValueError for sizes that do not divide over the mesh, and where
+    the tokenizer is another than the model was trained with."""
     folder = find_checkpoint(ckpt)
     meta = read_meta(folder)
     config = Config(**meta["model"])
     if dtype:
         config = dataclasses.replace(config, dtype=dtype)
     mesh = mesh or make_mesh()
-    dp, fsdp, tp = mesh.devices.shape
-    check_divides(config, dp, 1, dp, fsdp, tp)
+    check_divides(config, batch_size=mesh.shape["dp"], grad_accum=1, **mesh.shape)  # a row a copy
     params = load_params(folder, config, mesh, dtype or "float32", mp_num)
     if mesh.size == 1 and jax.default_backend() != "tpu":
         params = unstack(params)
@@ -552,14 +552,7 @@ def load(ckpt, dtype=None, mp_num=None, mesh=None):
     return config, params, same_tokenizer(tokenizer, meta.get("tokenizer_digest"), folder)
 
 
-# ---- the session ---------------------------------------------------------------------------------
-
-def session(params, config, tokenizer, args, after_turn=None):
-    """Each line is a turn; the model answers with a subprogram and sees all that came before
-    (paper, section 4). after_turn(turns): see harness/session.py, which has the commands too."""
-    chat = Chat(params, config, tokenizer, 1, args.temperature, args.top_p, args.seed)
-    talk(chat, truncate_turn, args, after_turn)
-
+# ---- the command ---------------------------------------------------------------------------------
 
 def main():
     args = parse_args()
@@ -573,16 +566,20 @@ def main():
     find_devices()
     mesh = make_mesh(args.dp, tp=args.tp)
     config, params, tokenizer = load(args.ckpt, args.dtype, args.mp_num, mesh)
+    page = None
     if args.trace:
         from runs.trace import Page
-    page = args.trace and Page(args, params, config, tokenizer)
+        page = Page(args, params, config, tokenizer)
+    new_chat = partial(Chat, params, config, tokenizer, 1, args.temperature, args.top_p, args.seed)
     if prompt is None:
-        return session(params, config, tokenizer, args, page and page.session)
+        # The session: each line is a turn, and the model answers with a subprogram and sees all
+        # that came before (paper, section 4). harness/session.py has the commands.
+        return talk(new_chat(), truncate_turn, args, page and page.session)
     sampling.remark(args, config, len(tokenizer.encode(prompt)))
     watch = page and partial(page.add_samples, prompt)
     stop = tuple(map(unescape, args.stop))
     if args.num_samples == 1 and sys.stdout.isatty():       # one is shown as it grows
-        chat = Chat(params, config, tokenizer, 1, args.temperature, args.top_p, args.seed)
+        chat = new_chat()
         show_sample(chat, prompt, args.max_new_tokens, stop)
         return watch and watch(chat.rows)
     for start in range(0, args.num_samples, BATCH):         # many are shown as they come

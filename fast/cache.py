@@ -14,9 +14,9 @@ def piece() -> int:
     return 16 if jax.default_backend() == "cpu" else 256
 
 
-def bucket(n: int, least=16) -> int:
-    """n rounded up to a power of two, at least `least`."""
-    return max(least, 1 << (n - 1).bit_length())
+def bucket(n: int) -> int:
+    """n rounded up to a power of two, at least 16."""
+    return max(16, 1 << (n - 1).bit_length())
 
 
 @partial(jax.jit, static_argnames="size")
