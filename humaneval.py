@@ -112,7 +112,7 @@ def run_tests(item, channel, said):
                                     not expect
 
     A program that ended, or that answers a call with what is no answer, raises here; Worker.run
-    (harness/outside.py) makes the verdict of that.
+    (harness/outside.py) makes the verdict of that, and looks that it has not ended after it.
     """
     problem, _ = item
     candidate, channel_errors = candidate_of(channel)
@@ -132,6 +132,7 @@ def run_tests(item, channel, said):
         raise channel_errors[0]
     if not said:
         said.append("passed")
+    return False                        # the program must be there still
 
 
 def check_correctness(problem, completion, timeout=TIMEOUT, unsafe=False):

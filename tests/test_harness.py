@@ -1,7 +1,7 @@
 """Laws of the sandbox, in every kind of isolation that this machine allows, for root and for others: no wall has a hole,
 nothing right is lost, what crosses the border costs little and gives nothing, what ends leaves nothing."""
 from harness import filter as calls
-from harness import inside, outside
+from harness import inside, outside, printed
 from harness.messages import TABLE, Channel, decode, encode
 
 import fcntl
@@ -283,7 +283,42 @@ def test_folders_of_killed_runs_are_swept_and_those_of_others_stay(temporary):
     assert sorted(p.name for p in temporary.iterdir()) == ["codegen-link", "codegen-running", "codegen-strangers", "other"]
 
 
+def test_a_folder_is_removed_however_deep_and_unreadable_it_is_and_nothing_beyond_it(tmp_path):
+    (tmp_path / "kept").touch()
+    scratch, here = tmp_path / "scratch", os.getcwd()
+    scratch.mkdir()
+    os.chdir(scratch)
+    os.symlink(tmp_path, "link")
+    for _ in range(2100):
+        os.mkdir("d")
+        (Path("d") / "file").touch()
+        os.chdir("d")
+    os.chdir(scratch)
+    os.chmod("d/d", 0)
+    os.chmod("d", 0o500)
+    os.chdir(here)
+    inside.remove(str(scratch))
+    assert [p.name for p in tmp_path.iterdir()] == ["kept"]
+
+
 # ---- judging
+
+@pytest.mark.parametrize("isolation", ["namespaces", "bwrap", "none"])
+@pytest.mark.parametrize("runner", ["calls", "prints"])
+def test_a_program_that_others_kept_from_the_processor_is_not_to_blame(isolation, runner):
+    """Also where it ends by itself when its time is over."""
+    processors = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(processors)})
+    try:
+        sandbox = worker(isolation, runner=runner)
+        busy = "import os\nfor _ in range(3): os.fork()\nwhile True: pass\n"
+        job = {"secret": "", "source": busy, "timeout": 0.5}
+        _, how, _ = sandbox.run(job, lambda *of: printed.listen("", None, *of), 0.7)
+        sandbox.stop()
+        assert how == "timed out" and sandbox.starved
+    finally:
+        os.sched_setaffinity(0, processors)
+
 
 def test_tests_that_never_end_or_that_end_their_judge_fail_alone():
     def problem(test):
@@ -299,6 +334,7 @@ def test_only_what_the_machine_did_to_a_program_is_run_again(monkeypatch):
     bodies = ["import time; time.sleep(9)", "import os; os.kill(os.getpid(), 9)", "import os; os._exit(0)", "while True: pass"]
     items = [(ADD, f"    {body}\n") for body in bodies]
     monkeypatch.setattr(outside.Worker, "waited", lambda self: 0.0)
+    monkeypatch.setattr(outside.Worker, "program_waited", lambda self: 0.0)
     asleep, killed, left, _ = humaneval.check_all(items, timeout=0.5, workers=1)
     assert not (asleep["again"] or killed["again"] or left["again"])
     counts = iter(range(1000))
