@@ -264,6 +264,8 @@ class Worker:
             late = self.waited() - late
             if how == "timed out" or ends:
                 late += self.program_waited()
+            if ends:                            # it has nothing more to say: if it does, it fails
+                ours.close()
             # seconds that it may take to end by itself
             left = GONE_WAIT if how == "gone" else 0.0
             if ends:
