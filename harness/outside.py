@@ -406,6 +406,7 @@ def live(parent, pipe, clock, items, sandbox, job, talk, judge, seconds):
 
     gc.freeze()                                         # nor does our collector copy what we share
     signal.signal(signal.SIGINT, signal.SIG_IGN)        # who started us decides when to end
+    signal.signal(signal.SIGTSTP, signal.SIG_IGN)       # Ctrl-Z: the clock of a program runs on
     signal.signal(signal.SIGTERM, leave)
     try:
         worker = sandbox()

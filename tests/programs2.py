@@ -50,6 +50,7 @@ WALLS = {
     "a memory file": (ADD, calls(319, "b'x'", 0), None),
     "a secret memory file": (ADD, calls(447, 0), None),
     "inotify": (ADD, calls(294, 0), None),
+    "a watched folder": (ADD, tries("fcntl.fcntl(os.open('/usr/lib', 0), fcntl.F_NOTIFY, 1)"), None),
     "fanotify": (ADD, calls(300, 0, 0), None),
     "a user namespace": (ADD, calls(272, 1 << 28), None),
     "a user namespace by clone": (ADD, calls(56, 1 << 28 | 17, 0, 0, 0, 0, then=KIDS), None),

@@ -146,7 +146,8 @@ def test_the_filter_allows_what_is_in_its_table_and_nothing_else(machine):
                       ("socket", (2, 1, 132), False), ("socketpair", (1, 1, 0), True),
                       ("socketpair", (2, 1, 0), False), ("setsockopt", (0, 1, 2), True),
                       ("setsockopt", (0, 1, 26), False), ("setsockopt", (0, 41, 32), False),
-                      ("setsockopt", (0, 6, 1), True), ("ioctl", (0, 0x5401), True), ("ioctl", (0, 0x5412), False),
+                      ("setsockopt", (0, 6, 1), True), ("fcntl", (0, 1026), False),
+                      ("fcntl", (0, 1024), False), ("fcntl", (0, 1), True), ("ioctl", (0, 0x5401), True), ("ioctl", (0, 0x5412), False),
                       ("prlimit64", (0, 1), True), ("prlimit64", (1, 1), False),
                       ("setpriority", (0, 0, 1), True), ("setpriority", (2, 0, 1), False),
                       ("clone", (17,), True), ("clone", (17 | 1 << 28,), False)]
@@ -330,6 +331,11 @@ def test_tests_that_never_end_or_that_end_their_judge_fail_alone():
     assert [r["result"] for r in results[:2]] == ["timed out"] * 2
 
 
+def test_ctrl_z_stops_no_judge_because_the_clock_of_its_program_runs_on():
+    stops = "def check(candidate):\n    import os, signal\n    os.kill(os.getpid(), signal.SIGTSTP)\n    assert candidate(2, 3) == 5\n"
+    assert humaneval.check_correctness(ADD | {"test": stops}, RIGHT, timeout=10)["passed"]
+
+
 def test_only_what_the_machine_did_to_a_program_is_run_again(monkeypatch):
     bodies = ["import time; time.sleep(9)", "import os; os.kill(os.getpid(), 9)", "import os; os._exit(0)", "while True: pass"]
     items = [(ADD, f"    {body}\n") for body in bodies]
@@ -368,6 +374,13 @@ def test_a_series_counts_only_where_pandas_is_installed(monkeypatch):
         decode(tree)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
     assert mtpb.check_equivalence(decode(tree), 5)          # as the official scorer, given a real one
+
+
+def test_the_arrays_of_a_message_cost_little_together():
+    texts = ["array", ["<U2500", ["list", ["x"] * 1600]]]
+    assert decode(texts).nbytes == 16_000_000
+    with pytest.raises(ValueError, match="too large"):
+        decode(["list", [texts] * 3])
 
 
 SMALL = st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=5), st.sampled_from([
