@@ -147,7 +147,8 @@ def test_the_filter_allows_what_is_in_its_table_and_nothing_else(machine):
                       ("socketpair", (2, 1, 0), False), ("setsockopt", (0, 1, 2), True),
                       ("setsockopt", (0, 1, 26), False), ("setsockopt", (0, 41, 32), False),
                       ("setsockopt", (0, 6, 1), True), ("fcntl", (0, 1026), False),
-                      ("fcntl", (0, 1024), False), ("fcntl", (0, 1), True), ("ioctl", (0, 0x5401), True), ("ioctl", (0, 0x5412), False),
+                      ("fcntl", (0, 1024), False), ("fcntl", (0, 1), True),
+                      ("ioctl", (0, 0x5401), True), ("ioctl", (0, 0x5412), False),
                       ("prlimit64", (0, 1), True), ("prlimit64", (1, 1), False),
                       ("setpriority", (0, 0, 1), True), ("setpriority", (2, 0, 1), False),
                       ("clone", (17,), True), ("clone", (17 | 1 << 28,), False)]
@@ -332,8 +333,9 @@ def test_tests_that_never_end_or_that_end_their_judge_fail_alone():
 
 
 def test_ctrl_z_stops_no_judge_because_the_clock_of_its_program_runs_on():
-    stops = "def check(candidate):\n    import os, signal\n    os.kill(os.getpid(), signal.SIGTSTP)\n    assert candidate(2, 3) == 5\n"
-    assert humaneval.check_correctness(ADD | {"test": stops}, RIGHT, timeout=10)["passed"]
+    stops = "    import os, signal\n    os.kill(os.getpid(), signal.SIGTSTP)\n    assert candidate(2, 3) == 5\n"
+    problem = ADD | {"test": f"def check(candidate):\n{stops}"}
+    assert humaneval.check_correctness(problem, RIGHT, timeout=10)["passed"]
 
 
 def test_only_what_the_machine_did_to_a_program_is_run_again(monkeypatch):
