@@ -26,6 +26,7 @@ import time
 MEMORY = 2 << 30            # bytes of address space for a process, of memory for all of a program
 SCRATCH = 16 << 20          # bytes of one file that it may write; four times that in all
 PROCESSES = 64              # processes and threads that it may have
+JUST_MADE = 60              # seconds in which who makes a folder locks it
 WATCH = 0.05                # seconds between two looks at how much memory they use together
 FIRST_PID = 100             # every program finds itself with the number after this one
 UNUSED = 1_879_048_192      # the first of the host's user numbers that nobody hands out
@@ -323,12 +324,14 @@ def new_folder(inside):
 
 def sweep(inside):
     """Remove the folders of earlier runs that were killed. Ours is what has a lock that nobody
-    holds."""
+    holds, or is empty and not just made: one that was killed as it made or removed it."""
     for name in os.listdir(inside):
         folder = os.path.join(inside, name)
         if not name.startswith("codegen-") or os.path.islink(folder):
             continue
         with contextlib.suppress(OSError):
+            if time.time() - os.stat(folder).st_mtime > JUST_MADE and not os.listdir(folder):
+                os.rmdir(folder)
             lock = os.open(folder + "/.lock", os.O_RDWR | os.O_NOFOLLOW)
             try:
                 if os.fstat(lock).st_uid == os.getuid():
@@ -341,8 +344,8 @@ def sweep(inside):
 def remove(folder):
     """Remove a scratch folder, also what the program made unreadable in it. A folder in there moves
     up into this one before it is looked into, because a program may nest them deeper than Python
-    recurses and than a path may be long."""
-    folders = [folder]
+    recurses and than a path may be long. Its lock goes last: until then `sweep` knows it."""
+    folders, lock = [folder], folder + "/.lock"
     for path in folders:                        # it grows
         with contextlib.suppress(OSError):
             os.chmod(path, 0o700)
@@ -352,10 +355,12 @@ def remove(folder):
                         os.chmod(entry.path, 0o700)     # else it cannot be moved
                         folders.append(f"{folder}/{os.urandom(8).hex()}")
                         os.rename(entry.path, folders[-1])
-                    else:
+                    elif entry.path != lock:
                         os.remove(entry.path)
     for path in reversed(folders):
         with contextlib.suppress(OSError):
+            if path == folder and os.path.lexists(lock):
+                os.remove(lock)
             os.rmdir(path)
 
 

@@ -279,10 +279,16 @@ def test_folders_of_killed_runs_are_swept_and_those_of_others_stay(temporary):
     for name in ("codegen-mine", "codegen-running", "other"):
         (temporary / name / ".lock").touch()
     (temporary / "codegen-link").symlink_to(temporary / "other")
+    for name in ("codegen-emptied", "codegen-just-made", "codegen-full"):
+        (temporary / name).mkdir()
+    (temporary / "codegen-full" / "file").touch()
+    for name in ("codegen-emptied", "codegen-full"):
+        os.utime(temporary / name, (1, 1))
     with open(temporary / "codegen-running" / ".lock") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
         inside.sweep(str(temporary))
-    assert sorted(p.name for p in temporary.iterdir()) == ["codegen-link", "codegen-running", "codegen-strangers", "other"]
+    assert sorted(p.name for p in temporary.iterdir()) == [
+        "codegen-full", "codegen-just-made", "codegen-link", "codegen-running", "codegen-strangers", "other"]
 
 
 def test_a_folder_is_removed_however_deep_and_unreadable_it_is_and_nothing_beyond_it(tmp_path):
