@@ -441,7 +441,7 @@ def zygote(control_fd, isolation, inside, readable, run):
                 code, used, too_large = follow(control, isolation, proc, pid)
             finally:                            # also when the scorer is gone
                 used += kill_all(isolation, pid)
-                if isolation != "namespaces":
+                if isolation == "none":         # elsewhere it is gone with the program or us
                     remove(scratch)
             if isolation == "namespaces":
                 fresh_network(proc)
