@@ -111,7 +111,7 @@ def run_tests(item, channel, said):
         check raised                "failed: ...": most often it met a type that it does not expect
 
     Where the program ended, took too long, or sent what is no answer to a call, this raises, and
-    Worker.run (harness/outside.py) makes the verdict of that.
+    Worker.run (harness/outside.py) makes the verdict of that, and looks that it has not ended since.
     """
     problem, _ = item
     candidate, channel_errors = candidate_of(channel)
@@ -131,6 +131,7 @@ def run_tests(item, channel, said):
         raise channel_errors[0]
     if not said:
         said.append("passed")
+    return False                        # the program must be there still
 
 
 def check_correctness(problem, completion, timeout=TIMEOUT, unsafe=False):

@@ -19,7 +19,7 @@ TABLE = """
 # Files, as the mounts allow. Extended attributes are read by shutil.copy.
 read 0 63, write 1 64, readv 19 65, writev 20 66, pread64 17 67, pwrite64 18 68,
 preadv 295 69, pwritev 296 70, preadv2 327 286, pwritev2 328 287, open 2 -, openat 257 56,
-creat 85 -, close 3 57, close_range 436 436, dup 32 23, dup2 33 -, dup3 292 24, fcntl 72 25,
+creat 85 -, close 3 57, close_range 436 436, dup 32 23, dup2 33 -, dup3 292 24,
 flock 73 32, lseek 8 62, stat 4 -, fstat 5 80, lstat 6 -, newfstatat 262 79, statx 332 291,
 statfs 137 43, fstatfs 138 44, access 21 -, faccessat 269 48, faccessat2 439 439,
 readlink 89 -, readlinkat 267 78, getdents 78 -, getdents64 217 61, getcwd 79 17,
@@ -78,6 +78,7 @@ ANY, TCP, UDP = 0, 6, 17                # the kernel would load modules for othe
 SOL_SOCKET, IPPROTO_IPV6 = 1, 41
 FILTERS = (26, 50, 51, 52)              # SOL_SOCKET's: programs for the kernel to run
 FLOW_LABELS = (32,)                     # IPPROTO_IPV6's: neighbours would see them
+WATCHES = (1024, 1026)                  # F_SETLEASE, F_NOTIFY: what others do with a file
 TERMINAL = (0x5401, 0x5413)             # isatty, the window's size
 DESCRIPTOR = (0x541B, 0x5421, 0x5450, 0x5451)       # FIONREAD, FIONBIO, FIONCLEX, FIOCLEX
 # SIOCSIFFLAGS, the zygote's: a program lacks the right to it
@@ -110,6 +111,7 @@ CHECKED = {
                    + when((SOL_SOCKET,), argument(2) + when(FILTERS, [REFUSE]) + [ALLOW])
                    + when((IPPROTO_IPV6,), argument(2) + when(FLOW_LABELS, [REFUSE])) + [ALLOW]),
     "ioctl": (16, 29, argument(1) + when(TERMINAL + DESCRIPTOR + DEVICE, [ALLOW]) + [REFUSE]),
+    "fcntl": (72, 25, argument(1) + when(WATCHES, [REFUSE]) + [ALLOW]),
     # Of oneself only: the zygote may be of the same user.
     "prlimit64": (302, 261, argument(0) + when((0,), [ALLOW]) + [REFUSE]),
     "sched_setaffinity": (203, 122, argument(0) + when((0,), [ALLOW]) + [REFUSE]),

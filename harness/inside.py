@@ -26,6 +26,7 @@ import time
 MEMORY = 2 << 30            # bytes of address space for a process, of memory for all of a program
 SCRATCH = 16 << 20          # bytes of one file that it may write; four times that in all
 PROCESSES = 64              # processes and threads that it may have
+JUST_MADE = 60              # seconds in which who makes a folder locks it
 WATCH = 0.05                # seconds between two looks at how much memory they use together
 FIRST_PID = 100             # every program finds itself with the number after this one
 UNUSED = 1_879_048_192      # the first of the host's user numbers that nobody hands out
@@ -228,21 +229,6 @@ def tell(proc, path):
     return ""
 
 
-def waited(text) -> float:
-    """Seconds that a process was ready to run and had no processor, from its schedstat."""
-    fields = text.split()
-    return int(fields[1]) / 1e9 if len(fields) == 3 else 0.0
-
-
-def kept_waiting(proc, pid) -> float:
-    """Seconds that a program was kept from the processor, 0 for one that stepped back by itself."""
-    with contextlib.suppress(OSError, AttributeError):
-        if os.getpriority(os.PRIO_PROCESS, pid) == os.getpriority(os.PRIO_PROCESS, 0) and \
-                os.sched_getaffinity(pid) == os.sched_getaffinity(0):
-            return waited(tell(proc, f"{pid}/schedstat"))
-    return 0.0
-
-
 def too_much(proc) -> bool:
     """Whether the processes of a program use more memory together than one of them may."""
     if proc is None:
@@ -264,7 +250,7 @@ def too_much(proc) -> bool:
 
 def follow(control, isolation, proc, pid):
     """Watch a program until the scorer asks how it ended -> (exit code or None, processor seconds,
-    whether its memory was too much, seconds that it waited for the processor)."""
+    whether its memory was too much)."""
     asked, look, too_large = None, time.monotonic() + WATCH, False
     while True:
         if asked is None:
@@ -273,9 +259,9 @@ def follow(control, isolation, proc, pid):
         else:
             ended, status, usage = os.wait4(pid, os.WNOHANG)
             if ended:
-                return os.waitstatus_to_exitcode(status), sum(usage[:2]), too_large, 0.0
+                return os.waitstatus_to_exitcode(status), sum(usage[:2]), too_large
             if time.monotonic() >= asked:
-                return None, 0.0, too_large, kept_waiting(proc, pid)
+                return None, 0.0, too_large
             time.sleep(0.0005)
         if isolation == "namespaces" and time.monotonic() > look:
             look = time.monotonic() + WATCH
@@ -338,12 +324,14 @@ def new_folder(inside):
 
 def sweep(inside):
     """Remove the folders of earlier runs that were killed. Ours is what has a lock that nobody
-    holds."""
+    holds, or is empty and not just made: one that was killed as it made or removed it."""
     for name in os.listdir(inside):
         folder = os.path.join(inside, name)
         if not name.startswith("codegen-") or os.path.islink(folder):
             continue
         with contextlib.suppress(OSError):
+            if time.time() - os.stat(folder).st_mtime > JUST_MADE and not os.listdir(folder):
+                os.rmdir(folder)
             lock = os.open(folder + "/.lock", os.O_RDWR | os.O_NOFOLLOW)
             try:
                 if os.fstat(lock).st_uid == os.getuid():
@@ -354,12 +342,26 @@ def sweep(inside):
 
 
 def remove(folder):
-    """Remove a scratch folder, also what the program made unreadable in it."""
-    import shutil
-    for path, _, _ in os.walk(folder):
+    """Remove a scratch folder, also what the program made unreadable in it. A folder in there moves
+    up into this one before it is looked into, because a program may nest them deeper than Python
+    recurses and than a path may be long. Its lock goes last: until then `sweep` knows it."""
+    folders, lock = [folder], folder + "/.lock"
+    for path in folders:                        # it grows
         with contextlib.suppress(OSError):
             os.chmod(path, 0o700)
-    shutil.rmtree(folder, ignore_errors=True)
+            for entry in list(os.scandir(path)):
+                with contextlib.suppress(OSError):
+                    if entry.is_dir(follow_symlinks=False):
+                        os.chmod(entry.path, 0o700)     # else it cannot be moved
+                        folders.append(f"{folder}/{os.urandom(8).hex()}")
+                        os.rename(entry.path, folders[-1])
+                    elif entry.path != lock:
+                        os.remove(entry.path)
+    for path in reversed(folders):
+        with contextlib.suppress(OSError):
+            if path == folder and os.path.lexists(lock):
+                os.remove(lock)
+            os.rmdir(path)
 
 
 # ------------------------------------------- the zygote -------------------------------------------
@@ -397,11 +399,11 @@ def zygote(control_fd, isolation, inside, readable, run):
         over the control socket, once           -> {"filter", "folder"}, or {"error"}
         for each program     {"seconds": s}  <-    with the descriptor of the program's channel
                              {"patience": p} <-    how did it end? Wait p seconds, then kill all
-                                                -> {"code", "cpu", "waited", "memory", "fit"}
+                                                -> {"code", "cpu", "memory", "fit"}
 
-    code: the exit code, negative for a signal, null when it had to be killed; cpu and waited:
-    seconds; memory: whether it was ended for it; fit: whether another can follow. inside: the
-    folder for a scratch folder outside."""
+    code: the exit code, negative for a signal, null when it had to be killed; cpu: seconds; memory:
+    whether it was ended for it; fit: whether another can follow. inside: the folder for a scratch
+    folder outside."""
     sock = socket.socket(fileno=control_fd)
     control, folder = Channel(sock), None
     try:
@@ -436,17 +438,16 @@ def zygote(control_fd, isolation, inside, readable, run):
             os.close(fds[0])
             used = 0.0
             try:
-                code, used, too_large, late = follow(control, isolation, proc, pid)
+                code, used, too_large = follow(control, isolation, proc, pid)
             finally:                            # also when the scorer is gone
                 used += kill_all(isolation, pid)
-                if isolation != "namespaces":
+                if isolation == "none":         # elsewhere it is gone with the program or us
                     remove(scratch)
             if isolation == "namespaces":
                 fresh_network(proc)
             # Under bwrap the next one could find what this one left in memory: there each gets one.
             fit = isolation != "bwrap" and vitals() == healthy
-            control.send({"code": code, "cpu": used, "waited": late, "memory": too_large,
-                          "fit": fit})
+            control.send({"code": code, "cpu": used, "memory": too_large, "fit": fit})
     except EOFError:
         pass
     finally:

@@ -215,7 +215,10 @@ def decode(tree):
             return tree
         tag, parts = tree
         need(type(tag) is str and tag in UNPACK and type(parts) is list, "an unknown tag")
-        return UNPACK[tag](*[value(part, depth + 1) for part in parts])
+        made = UNPACK[tag](*[value(part, depth + 1) for part in parts])
+        # numpy gives each text of an array the room of the longest
+        left -= getattr(getattr(made, "array", made), "nbytes", 0) // 100
+        return made
 
     return value(tree, 0)
 

@@ -7,10 +7,11 @@ may take for ever, and then that process is ended and replaced. README.md beside
 is promised.
 """
 from harness.cli import CORES
-from harness.inside import SCRATCH, die_with_parent, remove, sweep, waited
+from harness.inside import SCRATCH, die_with_parent, remove, sweep
 from harness.messages import Channel
 
 import collections
+import contextlib
 import functools
 import gc
 import mmap
@@ -99,6 +100,12 @@ zygote, run = sys.modules["harness.inside"].zygote, module.run
 """
 
 
+def waited(text) -> float:
+    """Seconds that a process was ready to run and had no processor, from its schedstat."""
+    fields = text.split()
+    return int(fields[1]) / 1e9 if len(fields) == 3 else 0.0
+
+
 class Worker:
     """A zygote and the socket to it; runs one program at a time. OSError where this kind of
     isolation is not possible.
@@ -179,6 +186,18 @@ class Worker:
             return 0.0
         return waited(os.pread(self.schedstat, 100, 0).decode())
 
+    def program_waited(self) -> float:
+        """The same of the program, which is the zygote's first child until the zygote is asked how
+        it ended; 0 for one that stepped back by itself."""
+        pid = self.process.pid
+        with contextlib.suppress(OSError, AttributeError, LookupError):
+            for _ in range(1 if self.isolation == "none" else 2):
+                pid = int(Path(f"/proc/{pid}/task/{pid}/children").read_text().split()[0])
+            if os.getpriority(os.PRIO_PROCESS, pid) == os.getpriority(os.PRIO_PROCESS, 0) and \
+                    os.sched_getaffinity(pid) == os.sched_getaffinity(0):
+                return waited(Path(f"/proc/{pid}/schedstat").read_text())
+        return 0.0
+
     def memory_ran_out(self) -> bool:
         """Whether the kernel has ended processes for that since it was last asked."""
         before, self.counted, vmstat = self.kills, time.monotonic(), Path("/proc/vmstat")
@@ -218,10 +237,13 @@ class Worker:
         how, cpu seconds).
 
         how: "" when talk came to its end, else "timed out", "crashed: signal ...", "failed: ...".
-        Where talk returns True the program is to end by itself then, with code 0, in the same time:
-        who watches it from outside says so, since what it sends itself it may send and then
-        crash."""
-        said, how, ends, deadline = [], "", False, time.monotonic() + seconds
+        What talk returns says what is to become of the program's process then, which only who
+        watches it from outside can see: another process may answer for one that crashed.
+
+            True    it ends by itself, with code 0, in the same time
+            False   it waits for the next question
+            None    either"""
+        said, how, ends, deadline = [], "", None, time.monotonic() + seconds
         late = self.waited()
         if time.monotonic() > self.counted + 1:
             self.memory_ran_out()
@@ -232,27 +254,32 @@ class Worker:
             channel = Channel(ours, deadline)
             try:
                 channel.send(job)
-                ends = talk(channel, said) is True
+                ends = talk(channel, said)
             except TimeoutError:
                 how = "timed out"
             except EOFError:
                 how = "gone"
             except Exception:                   # no JSON, unknown tags, another secret
                 how = "failed: what it sent is no answer"
-        left = GONE_WAIT if how == "gone" else 0.0      # seconds that it may take to end by itself
-        if ends:
-            left = max(0.0, deadline - time.monotonic())
-        try:
-            reply = self.ask({"patience": left})
-        except (OSError, EOFError, ValueError):
-            how, reply = SANDBOX_GONE, {"fit": False, "cpu": 0.0, "waited": 0.0, "memory": False}
+            late = self.waited() - late
+            if how == "timed out" or ends:
+                late += self.program_waited()
+            if ends:                            # it has nothing more to say: if it does, it fails
+                ours.close()
+            # seconds that it may take to end by itself
+            left = GONE_WAIT if how == "gone" else 0.0
+            if ends:
+                left = max(0.0, deadline - time.monotonic())
+            try:
+                reply = self.ask({"patience": left})
+            except (OSError, EOFError, ValueError):
+                how, reply = SANDBOX_GONE, {"code": None, "cpu": 0.0, "memory": False, "fit": False}
         if reply["memory"]:
             how = "out of memory"
-        elif how == "gone":
+        elif how == "gone" or ends is False and reply["code"] is not None:
             how = describe_exit(reply["code"])
         elif ends and how != SANDBOX_GONE and reply["code"] != 0:
             how = "timed out" if reply["code"] is None else describe_exit(reply["code"])
-        late = self.waited() - late + reply["waited"]
         # Was the machine to blame? Three kinds of evidence count.
         late_enough = reply["cpu"] < HAD_ITS_TIME * seconds and late > STARVED * seconds
         no_processor = how == "timed out" and late_enough
@@ -379,6 +406,7 @@ def live(parent, pipe, clock, items, sandbox, job, talk, judge, seconds):
 
     gc.freeze()                                         # nor does our collector copy what we share
     signal.signal(signal.SIGINT, signal.SIG_IGN)        # who started us decides when to end
+    signal.signal(signal.SIGTSTP, signal.SIG_IGN)       # Ctrl-Z: the clock of a program runs on
     signal.signal(signal.SIGTERM, leave)
     try:
         worker = sandbox()

@@ -52,8 +52,8 @@ def listen(secret, item, channel, said):
 
 def is_message(message) -> bool:
     short = lambda text: isinstance(text, str) and len(text) < 100
-    return {"printed", "end"} <= message.keys() and short(message.get("lost")) and (
-        message.get("error") is None or short(message["error"]))
+    return {"printed", "error", "end"} <= message.keys() and short(message.get("lost")) and (
+        message["error"] is None or short(message["error"]))
 
 
 def decode_printed(described):
@@ -119,8 +119,9 @@ def check_strict(printed, expected) -> bool:
 def same(a, b) -> bool:
     """Equal values, lists and dicts of them; floats to 1e-6; True is no number."""
     if isinstance(a, dict) and isinstance(b, dict):     # b is from JSON, whose keys are texts
-        a = {str(k): v for k, v in a.items()}
-        return a.keys() == b.keys() and all(same(plain(a[k]), b[k]) for k in a)
+        texts = {str(k): v for k, v in a.items()}
+        return len(a) == len(b) and texts.keys() == b.keys() and all(
+            same(plain(texts[k]), b[k]) for k in b)
     if isinstance(a, list) and isinstance(b, list):
         return len(a) == len(b) and all(same(x, y) for x, y in zip(a, b))
     if isinstance(a, bool) or isinstance(b, bool):

@@ -9,6 +9,7 @@ import contextlib
 import io
 import itertools
 import json
+import os
 import signal
 import sys
 import threading
@@ -79,10 +80,12 @@ def run(channel, job):
     is an exception in the program. After the last message the process ends with code 0: only then,
     as is seen from outside, has the program ended well."""
     import builtins
-    turn = threading.Lock()             # threads may print
+    turn, program = threading.Lock(), os.getpid()       # threads may print
     last, count, sent, late = None, 0, 0.0, False
 
     def tell(error, lost="", casts=(str,), end=False):
+        if os.getpid() != program:      # a process that it forked: its prints are nobody's
+            return
         message = {"secret": job["secret"], "printed": describe(last[0], casts) if last else None,
                    "error": error, "lost": lost, "end": end}
         if len(json.dumps(message)) > MESSAGE:

@@ -107,7 +107,7 @@ def run_beside(item, channel, said):
         reply = channel.receive()
         if reply == {"secret": secret}:
             said.append("passed")
-            return
+            return False                    # the program must be there still
     error = str(reply.get("error", "no answer"))[:300]
     known = {"AssertionError": "failed: wrong answer", "MemoryError": "out of memory"}
     said.append(known.get(error.split(":")[0], f"failed: {error}"))

@@ -50,6 +50,7 @@ WALLS = {
     "a memory file": (ADD, calls(319, "b'x'", 0), None),
     "a secret memory file": (ADD, calls(447, 0), None),
     "inotify": (ADD, calls(294, 0), None),
+    "a watched folder": (ADD, tries("fcntl.fcntl(os.open('/usr/lib', 0), fcntl.F_NOTIFY, 1)"), None),
     "fanotify": (ADD, calls(300, 0, 0), None),
     "a user namespace": (ADD, calls(272, 1 << 28), None),
     "a user namespace by clone": (ADD, calls(56, 1 << 28 | 17, 0, 0, 0, 0, then=KIDS), None),
@@ -211,6 +212,9 @@ BORDER = {name: (ADD, text, None) for name, text in {
     "lists without end": raw("struct.pack('>I', 900_000) + b'[' * 900_000"),
     "no UTF-8": raw("struct.pack('>I', 4) + b'\\xff\\xfe{}'"),
     "no object": raw("struct.pack('>I', 4) + b'true'"),
+    "it crashed, another process answers": whole("import os\nif os.fork(): os.abort()", "return a + b"),
+    "it ended, another process answers": whole("import os\nif os.fork(): os._exit(0)", "return a + b"),
+    "it crashes in a call, another process answers": body("import os\nif a == 0 and os.fork(): os.abort()\nreturn a + b"),
 }.items()}
 
 
@@ -245,6 +249,12 @@ PRINTED = {
     "a cast that nobody asked for": (forges("{'value': 1, 'casts': {'tuple': 5}}"), 5),
     "a Fraction in a cast": (forges("{'value': 1, 'casts': {'list': ['Fraction', ['1e9999999999', 1]]}}"), [5]),
     "no message": (forges("5"), 5),
+    **{f"a message that lacks {key!r}": (forges("{'value': 5}").replace(f"{key!r}: {value}", "'x': 5"), 5) for key, value in (
+        ("printed", "value"), ("error", "''"), ("lost", "''"), ("end", "True"))},
+    "right, printed by another process": ("import os\nif os.fork() == 0:\n    print(5)\nelse:\n    os.wait()\n    print(4)\n"
+                                          "import os", 5),
+    "right, printed by another process, and it crashes": ("import os\nif os.fork() == 0:\n    print(5)\n    os._exit(0)\n"
+                                                          "os.wait()\nos.abort()", 5),
     "another's secret": ("import sys\nhere = sys._getframe(1).f_locals\nhere['channel'].send({'secret': 'x', 'printed': "
                          "{'value': 5}, 'error': '', 'lost': '', 'end': True})\nimport os", 5),
     "its error has no text": ("class E(Exception):\n    def __str__(self): raise ValueError\nprint(5)\nraise E", 5),
@@ -417,6 +427,13 @@ RIGHT = {
         resource.setrlimit(resource.RLIMIT_NOFILE, (32, hard))
         os.sched_setaffinity(0, os.sched_getaffinity(0))
         return a + b if os.nice(1) >= 1 and resource.getrusage(resource.RUSAGE_SELF) else None
+        """)),
+    "folders deeper than a path is long": (ADD, body("""
+        import os
+        for _ in range(2100 if a == 2 else 0):
+            os.mkdir("d")
+            os.chdir("d")
+        return a + b
         """)),
     "time zones": (ADD, body("import datetime\nreturn a + b if datetime.datetime.now().astimezone().tzinfo else None")),
 }

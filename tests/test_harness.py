@@ -1,7 +1,7 @@
 """Laws of the sandbox, in every kind of isolation that this machine allows, for root and for others: no wall has a hole,
 nothing right is lost, what crosses the border costs little and gives nothing, what ends leaves nothing."""
 from harness import filter as calls
-from harness import inside, outside
+from harness import inside, outside, printed
 from harness.messages import TABLE, Channel, decode, encode
 
 import fcntl
@@ -146,7 +146,9 @@ def test_the_filter_allows_what_is_in_its_table_and_nothing_else(machine):
                       ("socket", (2, 1, 132), False), ("socketpair", (1, 1, 0), True),
                       ("socketpair", (2, 1, 0), False), ("setsockopt", (0, 1, 2), True),
                       ("setsockopt", (0, 1, 26), False), ("setsockopt", (0, 41, 32), False),
-                      ("setsockopt", (0, 6, 1), True), ("ioctl", (0, 0x5401), True), ("ioctl", (0, 0x5412), False),
+                      ("setsockopt", (0, 6, 1), True), ("fcntl", (0, 1026), False),
+                      ("fcntl", (0, 1024), False), ("fcntl", (0, 1), True),
+                      ("ioctl", (0, 0x5401), True), ("ioctl", (0, 0x5412), False),
                       ("prlimit64", (0, 1), True), ("prlimit64", (1, 1), False),
                       ("setpriority", (0, 0, 1), True), ("setpriority", (2, 0, 1), False),
                       ("clone", (17,), True), ("clone", (17 | 1 << 28,), False)]
@@ -277,13 +279,54 @@ def test_folders_of_killed_runs_are_swept_and_those_of_others_stay(temporary):
     for name in ("codegen-mine", "codegen-running", "other"):
         (temporary / name / ".lock").touch()
     (temporary / "codegen-link").symlink_to(temporary / "other")
+    for name in ("codegen-emptied", "codegen-just-made", "codegen-full"):
+        (temporary / name).mkdir()
+    (temporary / "codegen-full" / "file").touch()
+    for name in ("codegen-emptied", "codegen-full"):
+        os.utime(temporary / name, (1, 1))
     with open(temporary / "codegen-running" / ".lock") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
         inside.sweep(str(temporary))
-    assert sorted(p.name for p in temporary.iterdir()) == ["codegen-link", "codegen-running", "codegen-strangers", "other"]
+    assert sorted(p.name for p in temporary.iterdir()) == [
+        "codegen-full", "codegen-just-made", "codegen-link", "codegen-running", "codegen-strangers", "other"]
+
+
+def test_a_folder_is_removed_however_deep_and_unreadable_it_is_and_nothing_beyond_it(tmp_path):
+    (tmp_path / "kept").touch()
+    scratch, here = tmp_path / "scratch", os.getcwd()
+    scratch.mkdir()
+    os.chdir(scratch)
+    os.symlink(tmp_path, "link")
+    for _ in range(2100):
+        os.mkdir("d")
+        (Path("d") / "file").touch()
+        os.chdir("d")
+    os.chdir(scratch)
+    os.chmod("d/d", 0)
+    os.chmod("d", 0o500)
+    os.chdir(here)
+    inside.remove(str(scratch))
+    assert [p.name for p in tmp_path.iterdir()] == ["kept"]
 
 
 # ---- judging
+
+@pytest.mark.parametrize("isolation", ["namespaces", "bwrap", "none"])
+@pytest.mark.parametrize("runner", ["calls", "prints"])
+def test_a_program_that_others_kept_from_the_processor_is_not_to_blame(isolation, runner):
+    """Also where it ends by itself when its time is over."""
+    processors = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(processors)})
+    try:
+        sandbox = worker(isolation, runner=runner)
+        busy = "import os\nfor _ in range(3): os.fork()\nwhile True: pass\n"
+        job = {"secret": "", "source": busy, "timeout": 0.5}
+        _, how, _ = sandbox.run(job, lambda *of: printed.listen("", None, *of), 0.7)
+        sandbox.stop()
+        assert how == "timed out" and sandbox.starved
+    finally:
+        os.sched_setaffinity(0, processors)
+
 
 def test_tests_that_never_end_or_that_end_their_judge_fail_alone():
     def problem(test):
@@ -295,10 +338,17 @@ def test_tests_that_never_end_or_that_end_their_judge_fail_alone():
     assert [r["result"] for r in results[:2]] == ["timed out"] * 2
 
 
+def test_ctrl_z_stops_no_judge_because_the_clock_of_its_program_runs_on():
+    stops = "    import os, signal\n    os.kill(os.getpid(), signal.SIGTSTP)\n    assert candidate(2, 3) == 5\n"
+    problem = ADD | {"test": f"def check(candidate):\n{stops}"}
+    assert humaneval.check_correctness(problem, RIGHT, timeout=10)["passed"]
+
+
 def test_only_what_the_machine_did_to_a_program_is_run_again(monkeypatch):
     bodies = ["import time; time.sleep(9)", "import os; os.kill(os.getpid(), 9)", "import os; os._exit(0)", "while True: pass"]
     items = [(ADD, f"    {body}\n") for body in bodies]
     monkeypatch.setattr(outside.Worker, "waited", lambda self: 0.0)
+    monkeypatch.setattr(outside.Worker, "program_waited", lambda self: 0.0)
     asleep, killed, left, _ = humaneval.check_all(items, timeout=0.5, workers=1)
     assert not (asleep["again"] or killed["again"] or left["again"])
     counts = iter(range(1000))
@@ -332,6 +382,13 @@ def test_a_series_counts_only_where_pandas_is_installed(monkeypatch):
         decode(tree)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
     assert mtpb.check_equivalence(decode(tree), 5)          # as the official scorer, given a real one
+
+
+def test_the_arrays_of_a_message_cost_little_together():
+    texts = ["array", ["<U2500", ["list", ["x"] * 1600]]]
+    assert decode(texts).nbytes == 16_000_000
+    with pytest.raises(ValueError, match="too large"):
+        decode(["list", [texts] * 3])
 
 
 SMALL = st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=5), st.sampled_from([

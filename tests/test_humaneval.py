@@ -671,7 +671,20 @@ EVALPLUS = [  # problems as EvalPlus publishes them, right samples, wrong sample
             "atol": 0.0001,
         },
         ["    return -xs[0] / xs[1] + 1e-6\n"],
-        ["    return -0.5\n", "    return None\n"],
+        ["    return -0.5\n", "    return None\n", "    return complex(-xs[0] / xs[1])\n"],
+    ),
+    (
+        {
+            "task_id": "T/halves",
+            "prompt": "def halves(xs):\n",
+            "entry_point": "halves",
+            "canonical_solution": "    return [x / 2 for x in xs]\n",
+            "base_input": [[[1]], [[5]]],
+            "plus_input": [],
+            "atol": 0,
+        },
+        ["    return [x / 2 + 1e-8 for x in xs]\n"],
+        ["    return [[]]\n", "    return [[x / 2 + 1e-8] for x in xs]\n"],
     ),
     (
         {

@@ -162,7 +162,7 @@ STRICT = [
     ({1, 3}, [1, 3], False), ("ab", ["a", "b"], False), ((1, 2), [1, 2], True), ([[1, (2, 3)]], [[1, [2, 3]]], True),
     ([0.1 + 0.2], [0.3], True), (np.array([1, 2]), [1, 2], True), ([np.array([1, 2])], [[1, 2]], True), (np.int64(3), 3, True),
     ({1: 2.0000001}, {"1": 2}, True), ({1: 3}, {"1": 2}, False), ({1: 2, 3: 4}, {"1": 2}, False), (None, None, True),
-    (None, 0, False), ([None], [None], True), ([True], [1], False), ("a", "b", False)]
+    ({1: 3, "1": 2}, {"1": 2}, False), (None, 0, False), ([None], [None], True), ([True], [1], False), ("a", "b", False)]
 
 
 @pytest.mark.parametrize("printed, expected, verdict", STRICT)
@@ -210,7 +210,9 @@ PROGRAMS = [    # program, expected, official, strict, how its result begins
     ("from collections import namedtuple\nP = namedtuple('P', 'x y')\nprint([P(1, 2)])", [[1, 2]], False, True, ""),
     ("class T(tuple): pass\nprint([T((1, 2))])", "[(1, 2)]", True, False, ""),
     ("x = [0] * 10 ** 9", 5, False, False, "out of memory"),
-    ("import sys\nprint('jax' in sys.modules)", False, True, True, "passed")]
+    ("import sys\nprint('jax' in sys.modules)", False, True, True, "passed"),
+    ("import os\nif os.fork() == 0:\n    print([4] * 9000)\nelse:\n    os.wait()\n    print(5)\nimport os",
+     5, True, True, "passed")]
 
 
 def test_programs_get_the_verdict_of_the_official_scorer_and_of_the_strict_rules():
