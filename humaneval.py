@@ -111,7 +111,7 @@ def run_tests(item, channel, said):
         check raised                "failed: ...": most often it met a type that it does not expect
 
     Where the program ended, took too long, or sent what is no answer to a call, this raises, and
-    Worker.run (harness/outside.py) makes the verdict of that. It must not have ended since.
+    Worker.run (harness/outside.py) makes the verdict of that.
     """
     problem, _ = item
     candidate, channel_errors = candidate_of(channel)
