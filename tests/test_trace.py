@@ -209,7 +209,7 @@ def test_titles_and_verdicts_do_nothing_to_the_eye_either(tmp_path):
     page, odd, seen = page_of(tmp_path / "t.html"), "a\u202eb", "a‹U+202E›b"
     page.add(odd, [])
     (tmp_path / "s_results.jsonl").write_text(json.dumps(dict(passed=False, result=odd)) + "\n")
-    verdict, = trace.verdicts_on([str(tmp_path / "s.jsonl")], 1)
+    verdict, = trace.verdicts_on([str(tmp_path / "s.jsonl")], [{}])
     assert page.talks[0]["title"] == verdict["verdict"] == seen
 
 
@@ -300,7 +300,7 @@ def test_verdicts_on_other_samples_are_shown_on_no_page_and_this_is_said(tmp_pat
 
 
 @pytest.mark.parametrize("args, words", [
-    (["--num_samples", "1"], "leave out --num_samples"), (["--stop", "x"], "leave out --stop"),
+    (["--num_samples", "2"], "leave out --num_samples"), (["--stop", "x"], "leave out --stop"),
     (["--continue", "--stop", "x"], "leave out --stop"), (["--plan", "--continue"], "leave out --continue"),
     (["--plan", "--prompt_file", __file__], "leave out --prompt_file"),
     (["--trace", "t.html", "--samples", __file__, "--seed", "0", "--stop", "x"], "leave out --stop, --seed")])
