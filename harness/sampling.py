@@ -86,10 +86,10 @@ def parse_args(description, argv=None):
     if len(prompts) > 1:
         p.error("give one of --prompt, --prompt_file and --continue")
     try:
-        check_heeded(args)
         check_trace(args)
     except (ValueError, OSError) as error:
         p.error(str(error))
+    say_unheeded(args)
     args.opened = None
     if args.continued:
         try:
@@ -103,8 +103,8 @@ def parse_args(description, argv=None):
     return args
 
 
-def check_heeded(args):
-    """ValueError for a flag that the command would not heed."""
+def say_unheeded(args):
+    """A line on standard error for flags that change nothing in this command."""
     if args.plan or args.model or args.topology:
         what, names = "--plan samples nothing", ("prompt_file", "continue", "stop", "seed")
     elif args.samples:
@@ -118,10 +118,8 @@ def check_heeded(args):
     values = vars(args) | {"continue": args.continued}
     missing = lambda value: value is None or value is False or value == []        # 0 is a seed
     unheeded = [f"--{name}" for name in names if not missing(values[name])]
-    if args.num_samples == 1:       # as it is
-        unheeded = [flag for flag in unheeded if flag != "--num_samples"]
     if unheeded:
-        raise ValueError(f"{what}: leave out {', '.join(unheeded)}")
+        print(f"# {what}: not heeded: {', '.join(unheeded)}", file=sys.stderr)
 
 
 def remark(args, config, tokens):

@@ -299,17 +299,15 @@ def test_verdicts_on_other_samples_are_shown_on_no_page_and_this_is_said(tmp_pat
         assert trace.verdicts_on([file], records) == [{}, {}] and capsys.readouterr().err.count("\n") == 1
 
 
-@pytest.mark.parametrize("args, words", [
-    (["--num_samples", "2"], "leave out --num_samples"), (["--stop", "x"], "leave out --stop"),
-    (["--continue", "--stop", "x"], "leave out --stop"), (["--plan", "--continue"], "leave out --continue"),
-    (["--plan", "--prompt_file", __file__], "leave out --prompt_file"),
-    (["--trace", "t.html", "--samples", __file__, "--seed", "0", "--stop", "x"], "leave out --stop, --seed")])
-def test_a_flag_that_would_not_be_heeded_is_refused(args, words, tmp_path, capsys, monkeypatch):
+@pytest.mark.parametrize("args, names", [
+    (["--num_samples", "2"], "--num_samples"), (["--stop", "x"], "--stop"), (["--prompt", "x", "--stop", "x"], ""),
+    (["--plan", "--prompt_file", __file__], "--prompt_file"), (["--plan", "--seed", "0"], "--seed"),
+    (["--trace", "t.html", "--samples", __file__, "--seed", "0", "--stop", "x"], "--stop, --seed")])
+def test_a_flag_that_is_not_heeded_is_named(args, names, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(SystemExit) as left:
-        sample.parse_args(["--ckpt", "x", *args])
+    sample.parse_args(["--ckpt", "x", *args])
     said = capsys.readouterr().err
-    assert left.value.code == 2 and words in said and said.count("\n") == 1
+    assert said.endswith(f"not heeded: {names}\n") and said.count("\n") == 1 if names else not said
 
 
 def test_a_sample_file_has_its_own_temperature(tmp_path, monkeypatch):
