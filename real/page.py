@@ -207,7 +207,8 @@ def cost_part(r):
         opened = f"continues `def add(x, y):` greedily like this:\n\n{code(r['opened'].strip())}"
     return f"""## What it cost
 
-{total:.0f} of {r['minutes']:g} minutes. The commands, as one could have typed them:
+{total:.0f} of {r['minutes']:g} minutes; of a stage that was interrupted and went on only the last
+part counts. The commands, as one could have typed them:
 
 {table(["stage", "minutes", "command"], rows)}
 
