@@ -314,18 +314,21 @@ def test_a_folder_is_removed_however_deep_and_unreadable_it_is_and_nothing_beyon
 @pytest.mark.parametrize("isolation", ["namespaces", "bwrap", "none"])
 @pytest.mark.parametrize("runner", ["calls", "prints"])
 def test_a_program_that_others_kept_from_the_processor_is_not_to_blame(isolation, runner):
-    """Also where it ends by itself when its time is over."""
-    processors = os.sched_getaffinity(0)
+    """Also where it ends by itself when its time is over. Seven others want the same processor."""
+    processors, busy = os.sched_getaffinity(0), "while True: pass"
     os.sched_setaffinity(0, {min(processors)})
+    others = [subprocess.Popen([sys.executable, "-c", busy]) for _ in range(7)]
     try:
         sandbox = worker(isolation, runner=runner)
-        busy = "import os\nfor _ in range(3): os.fork()\nwhile True: pass\n"
         job = {"secret": "", "source": busy, "timeout": 0.5}
         _, how, _ = sandbox.run(job, lambda *of: printed.listen("", None, *of), 0.7)
         sandbox.stop()
         assert how == "timed out" and sandbox.starved
     finally:
         os.sched_setaffinity(0, processors)
+        for other in others:
+            other.kill()
+            other.wait()
 
 
 def test_tests_that_never_end_or_that_end_their_judge_fail_alone():
