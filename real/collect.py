@@ -9,6 +9,7 @@ from harness.files import find_benchmark, read_lines
 import platform
 import re
 import shlex
+from collections import Counter
 from importlib import metadata
 from pathlib import Path
 
@@ -39,7 +40,7 @@ def collect(done, out):
         trials=done["choose"]["trials"], chosen=done["choose"]["chosen"],
         curve=done["train"]["curve"], val=done["train"]["val"],
         tokens_per_s=done["train"]["tokens_per_s"], opened=done["export"]["opened"],
-        humaneval=done["humaneval"]["report"],
+        humaneval=done["humaneval"]["report"], outcomes=outcomes(out),
         mtpb={mode: done[f"mtpb {mode}"]["report"] for mode in MODES},
         programs=programs(out))
 
@@ -81,6 +82,30 @@ def cpu_name():
     return f"{told.get('model name', 'CPU')} (family {told.get('cpu family', '?')})"
 
 
+def results_files(out):
+    """[(temperature, HumanEval's verdicts on its samples)]."""
+    files = sorted(out.glob("humaneval*_results.jsonl"))
+    return [(re.search(r"_t([\d.]+)_", file.name)[1], file) for file in files]
+
+
+def outcomes(out):
+    """{temperature: {what became of a completion: how many}}, the most frequent first. One that was
+    cut off where its tokens ended counts as that, and not as the syntax error that it then is."""
+    found = {}
+    for temperature, file in results_files(out):
+        kinds = Counter(kind_of(r) for _, r in read_lines(file))
+        found[temperature] = dict(kinds.most_common())
+    return found
+
+
+def kind_of(r):
+    """One verdict as a word or two: "wrong answer", "NameError", "timed out", ..."""
+    if r["finish_reason"] == "length" and not r["passed"]:
+        return "no end"
+    first, *rest = r["result"].split(": ")
+    return rest[0] if first == "failed" and rest else first
+
+
 def programs(out):
     """{"solved": how many problems, "passed": [...], "nearly": [...]}, each of another problem:
     {"problem", "how", "wrote"}.
@@ -88,8 +113,8 @@ def programs(out):
     Nearly: it ran to its end, returned something, and that was wrong; of the problems whose prompts
     the model finds likeliest."""
     passed, nearly = {}, {}
-    for file in sorted(out.glob("humaneval*_results.jsonl")):
-        add_functions(file, passed, nearly)
+    for temperature, file in results_files(out):
+        add_functions(file, temperature, passed, nearly)
     for mode in MODES:
         add_conversations(out / f"mtpb-{mode}", mode, passed)
     ranked = sorted((p, task) for task, (p, _) in nearly.items() if task not in passed)
@@ -97,11 +122,10 @@ def programs(out):
                 nearly=[nearly[task][1] for _, task in ranked[:SHOWN]])
 
 
-def add_functions(file, passed, nearly):
+def add_functions(file, temperature, passed, nearly):
     """HumanEval's: into passed {problem: program}, and nearly {problem: (perplexity, program)}."""
     problems = read_lines(find_benchmark("HumanEval.jsonl.gz"))
     entry = {p["task_id"]: p["entry_point"] for _, p in problems}
-    temperature = re.search(r"_t([\d.]+)_", file.name)[1]
     perplexity = None
     for _, r in read_lines(file):
         task = r["task_id"]

@@ -19,6 +19,7 @@ from harness.files import read_json, replace_file  # noqa: E402
 from miniature.plots import COLORS, pyplot, save  # noqa: E402
 from real.collect import MODES, collect  # noqa: E402
 
+MOST = 6            # outcomes of completions that are named
 PAPER = 356_712_448, 350_000 * 2 ** 19      # parameters of 350M, tokens that it saw of NL
 
 
@@ -138,7 +139,20 @@ def humaneval_part(r):
 {score['settings']['n']} samples a problem at each temperature, top-p 0.95, every program in
 isolation.
 
-{table(head, rows)}"""
+{table(head, rows)}
+
+What became of the completions (no end: at {score['settings']['max_new_tokens']} tokens they still
+went on):
+
+{table(["temperature", "completions"], map(outcomes_row, r["outcomes"].items()))}"""
+
+
+def outcomes_row(item):
+    """A temperature, and of its outcomes the MOST frequent."""
+    temperature, kinds = item
+    told = [f"{n:,} {kind}" for kind, n in kinds.items()]
+    rest = sum([*kinds.values()][MOST:])
+    return temperature, ", ".join(told[:MOST] + [f"{rest:,} others"] * bool(rest))
 
 
 def perplexity(group):

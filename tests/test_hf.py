@@ -355,6 +355,15 @@ def test_the_tokenizer_of_a_written_folder_is_recognised(name, tmp_path):
         assert len(content["model"]["merges"]) == 50000 and content["model"]["merges"][0] == ["Ġ", "t"]
 
 
+def test_another_version_of_a_tokenizer_is_not_taken_for_the_same(tmp_path, monkeypatch):
+    """tokenizer.json says how a text is cut before the merges of the .tiktoken file beside it."""
+    write_hf_tokenizer(data.get_tokenizer("miniature"), tmp_path, 256)
+    assert read_hf_tokenizer(tmp_path).endswith("miniature.tiktoken")
+    monkeypatch.setattr("hf.tokenizer.PATTERN", r"\S+|\s+")
+    with pytest.raises(ValueError, match="another version of tokenizer miniature.tiktoken"):
+        read_hf_tokenizer(tmp_path)
+
+
 def test_the_tokenizer_of_a_released_folder_is_recognised(tmp_path):
     """vocab.json with GPT-2's 50,257 entries, and added_tokens.json where there are CodeGen's runs."""
     vocab, added = hf_vocab(data.get_tokenizer("codegen"))

@@ -83,6 +83,17 @@ def test_programs_are_of_different_problems_and_show_what_the_model_wrote_alone(
     assert "Say" not in json.dumps(found)
 
 
+def test_what_was_cut_off_is_no_syntax_error(tmp_path):
+    ends = [("stop", "passed"), ("length", "failed: SyntaxError: '(' was never closed"), ("stop", "timed out"),
+            ("stop", "failed: NameError: name 'f' is not defined"), ("length", "failed: wrong answer")]
+    rows = [dict(finish_reason=why, passed=result == "passed", result=result) for why, result in ends]
+    (tmp_path / "humaneval_t0.8_results.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = collect.outcomes(tmp_path)
+    assert found == {"0.8": {"no end": 2, "passed": 1, "timed out": 1, "NameError": 1}}
+    assert page.outcomes_row(("0.8", dict(zip("abcdefgh", range(8, 0, -1))))) == (
+        "0.8", "8 a, 7 b, 6 c, 5 d, 4 e, 3 f, 3 others")
+
+
 def test_a_block_of_code_ends_where_it_ends():
     assert page.code("a\n```\nb") == "````python\na\n```\nb\n````"
 
