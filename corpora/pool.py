@@ -47,7 +47,8 @@ def worker_pool(workers, make_tools, *args):
                          "fewer --workers") from None
     finally:
         stop.set()
-        pool.shutdown(cancel_futures=True)
+        with contextlib.suppress(OSError):      # end_with_a_worker may just have closed its queue
+            pool.shutdown(cancel_futures=True)
 
 
 def end_with_a_worker(pool, stop):
