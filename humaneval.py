@@ -256,8 +256,8 @@ def parser():
 
 def generate_command(args, path):
     problems = dict(itertools.islice(read_problems(path).items(), args.limit))
-    marks = benchmark.take_part(args)       # ("part", "limit") of a divided run, before JAX starts:
-    from runs.sampling import load_model  # this imports it
+    marks = benchmark.take_part(args)       # ("part", "limit") of a divided run
+    from runs.sampling import load_model  # it imports JAX, which must wait for take_part
     names = "n", "temperature", "top_p", "seed", "max_new_tokens", "ckpt", *marks
     settings, *model = load_model(args, names, path, "truncate_function")
     generate(problems, args.out, settings, *model, args.batch_size)

@@ -58,8 +58,8 @@ from model import (
 from tpu_mesh import DATA, make_mesh
 
 # ---- where a text ends ---------------------------------------------------------------------------
-# The stop rules, all of them. Each is text -> the part that counts. Neither truncate rule moves its
-# cut when text is added behind it, so a row can stop as soon as its rule cuts.
+# The stop rules, all of them. Each is text -> the part that counts. No rule moves a cut when text
+# is added behind it, so a row can stop as soon as its rule cuts.
 
 def truncate_turn(text: str) -> str:
     """The paper's rule for one turn of MTPB (truncate in the released sampler).
@@ -83,9 +83,10 @@ def truncate_function(text: str) -> str:
 
 
 def cut_at(stops, text: str) -> str:
-    """Cut at the first of some literal strings. This cut can move where one holds another: "abc"
-    and "b" cut the text "ab" behind its a, but "abc" before it."""
-    return text[:min((i for s in stops if (i := text.find(s)) >= 0), default=len(text))]
+    """Cut at that one of some literal strings which is complete first: "abc" and "b" cut "xabc"
+    behind its a, where "xab" would have been cut."""
+    found = [(i + len(s), i) for s in stops if (i := text.find(s)) >= 0]        # (end, start)
+    return text[:min(found, default=(0, len(text)))[1]]
 
 
 # ---- nucleus sampling ----------------------------------------------------------------------------

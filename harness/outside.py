@@ -280,16 +280,20 @@ class Worker:
             how = describe_exit(reply["code"])
         elif ends and how != SANDBOX_GONE and reply["code"] != 0:
             how = "timed out" if reply["code"] is None else describe_exit(reply["code"])
-        # Was the machine to blame? Three kinds of evidence count.
-        late_enough = reply["cpu"] < HAD_ITS_TIME * seconds and late > STARVED * seconds
+        self.starved = self.to_blame(how, reply["cpu"], late, seconds)
+        if not reply["fit"] and not self.stopped:
+            self.restart()
+        return said, how, reply["cpu"]
+
+    def to_blame(self, how, used, late, seconds) -> bool:
+        """Whether the machine is to blame for how a program ended, which had a processor for `used`
+        seconds and waited for one for `late`. Three kinds of evidence count."""
+        late_enough = used < HAD_ITS_TIME * seconds and late > STARVED * seconds
         no_processor = how == "timed out" and late_enough
         # No program can kill process 1 of its sandbox.
         sandbox_died = how == SANDBOX_GONE and self.isolation != "none"
         no_memory = how == "crashed: signal SIGKILL" and self.memory_ran_out()
-        self.starved = no_processor or sandbox_died or no_memory
-        if not reply["fit"] and not self.stopped:
-            self.restart()
-        return said, how, reply["cpu"]
+        return no_processor or sandbox_died or no_memory
 
 
 SANDBOX_GONE = "crashed: it took its sandbox down"

@@ -124,12 +124,21 @@ def say_unheeded(args):
 
 def remark(args, config, tokens):
     """Lines on standard error of what may surprise in the samples of a prompt of so many tokens."""
-    if args.num_samples > 1 and (args.temperature == 0 or args.top_p == 0):
-        print(f"# greedy: all {args.num_samples} samples are the same", file=sys.stderr)
     room = config.block_size - tokens
-    if 0 < room < args.max_new_tokens:
-        print(f"# the context holds {config.block_size} tokens: behind the prompt's {tokens} there "
-              f"is room for {room} of --max_new_tokens {args.max_new_tokens}", file=sys.stderr)
+    for line in surprises(args, args.num_samples, room, f"the prompt's {tokens}"):
+        print(f"# {line}", file=sys.stderr)
+
+
+def surprises(args, n, room, behind) -> list:
+    """What may surprise in n samples of a prompt, behind which the context has room for so many
+    tokens."""
+    lines, asked = [], vars(args).get("max_new_tokens", 0)
+    if n > 1 and (args.temperature == 0 or args.top_p == 0):
+        lines.append(f"greedy: all {n} samples are the same")
+    if 0 < room < asked:
+        lines.append(f"behind {behind} tokens the context has room for {room} of --max_new_tokens "
+                     f"{asked}")
+    return lines
 
 
 def check_trace(args):

@@ -6,6 +6,7 @@ from harness import samples
 from harness.devices import find_devices
 from harness.folder import find_checkpoint, fingerprint
 from harness.hosts import say
+from harness.sampling import surprises
 
 import functools
 import hashlib
@@ -31,7 +32,8 @@ def load_model(args, names, path, stop):
     mesh = make_mesh(args.dp, tp=args.tp)
     config, params, tokenizer = sample.load(folder, args.dtype, mesh=mesh)
 
-    remark(args, config)
+    # Of a long prompt half of the context stays, the newest tokens (sample.Chat.align).
+    say(*surprises(args, args.n, config.block_size // 2, "a long prompt's"))
 
     def new_chat(sample_ids):
         return sample.Chats(params, config, tokenizer, len(sample_ids), args.temperature,
@@ -39,14 +41,3 @@ def load_model(args, names, path, stop):
 
     logprob = functools.partial(sample.prompt_logprob, params, config, tokenizer)
     return settings, new_chat, logprob, getattr(sample, stop)
-
-
-def remark(args, config):
-    """What may surprise in the samples, before hours of them."""
-    greedy = args.temperature == 0 or args.top_p == 0
-    if greedy and args.n > 1:
-        say(f"greedy: all {args.n} samples are the same, and --n 1 says as much")
-    asked, half = getattr(args, "max_new_tokens", 0), config.block_size // 2    # see Chat.align
-    if asked > half:
-        say(f"the context holds {config.block_size} tokens: behind a long prompt a completion has "
-            f"{half} of --max_new_tokens {asked}")

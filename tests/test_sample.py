@@ -8,8 +8,8 @@ import re
 import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -239,7 +239,9 @@ def test_truncate_function(text, want):
     assert truncate_function(text) == (text if want is None else want)
 
 
-@pytest.mark.parametrize("rule", [truncate_turn, truncate_function])
+@pytest.mark.parametrize("rule", [
+    truncate_turn, truncate_function, partial(sample.cut_at, ("f()", "\n\n", "int(1", "rint", "(")),
+    partial(sample.cut_at, ("def f():\n", "f", "\n\n\nd", "\n\n"))])
 def test_a_cut_stays_where_it_is_when_more_text_comes(rule):
     """Sampling stops at the first cut, so the cut must not move: checked on all prefixes of awkward texts."""
     for text in ("    a\n\n\n# x\nprint(1)\nprint(2)\n'''", "x\nprint(1)\ndef f():\n  1\n\n\ndef g():\nprint(3)\n#",
@@ -390,10 +392,11 @@ def test_what_may_surprise_in_samples_is_said(flags, words, capsys):
     assert len(said) == len(words) and all(word in line for word, line in zip(words, said))
 
 
-def test_what_may_surprise_in_a_benchmarks_samples_is_said_before_them(capsys):
-    from runs.sampling import remark
-    for args, words in ((dict(max_new_tokens=65), "a completion has 64"), (dict(temperature=0, n=2), "greedy: all 2"),
-                        (dict(temperature=0, n=1), ""), (dict(n=9), "")):
-        remark(SimpleNamespace(**dict(temperature=0.2, top_p=0.95, n=1) | args), CONFIG)
-        said = capsys.readouterr().out
-        assert words in said and bool(said) == bool(words)
+def test_what_may_surprise_in_a_benchmarks_samples_is_said_before_them(ckpt, tmp_path):
+    problem = dict(task_id="a/0", prompt="def f():\n", entry_point="f", test="def check(f):\n    assert f() == 1\n",
+                   canonical_solution="    return 1\n")
+    (tmp_path / "p.jsonl").write_text(json.dumps(problem) + "\n")
+    flags = "--problems", "p.jsonl", "--out", "s.jsonl", "--n", "2", "--temperature", "0", "--max_new_tokens", "65"
+    done = subprocess.run([sys.executable, ROOT / "humaneval.py", "generate", "--ckpt", ckpt, *flags], cwd=tmp_path,
+                          capture_output=True, text=True)
+    assert "greedy: all 2 samples are the same" in done.stdout and "room for 64 of --max_new_tokens 65" in done.stdout, done
